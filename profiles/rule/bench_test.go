@@ -1,0 +1,75 @@
+package rule_test
+
+import (
+	"testing"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/mubatch/mubatch/profiles/rule"
+)
+
+const shopRule = `{"all": [
+	{"trait": "country", "op": "in", "value": ["DE", "FR", "United Kingdom"]},
+	{"event": "Order Completed", "where": [{"property": "revenue", "op": "gte", "value": 50}], "count": {"gte": 2}, "within": "30d"},
+	{"not": {"event": "Order Refunded", "within": "90d"}},
+	{"any": [{"trait": "address.city", "op": "starts_with", "value": "B"}, {"event": "Signed Up", "within": "7d"}]}
+]}`
+
+const order = `{"order_id":"536365","revenue":139.12,"currency":"GBP","country":"United Kingdom","products":[
+	{"product_id":"85123A","name":"WHITE HANGING HEART T-LIGHT HOLDER","quantity":6,"price":2.55},
+	{"product_id":"71053","name":"WHITE METAL LANTERN","quantity":6,"price":3.39},
+	{"product_id":"84406B","name":"CREAM CUPID HEARTS COAT HANGER","quantity":8,"price":2.75},
+	{"product_id":"84029G","name":"KNITTED UNION FLAG HOT WATER BOTTLE","quantity":6,"price":3.39},
+	{"product_id":"84029E","name":"RED WOOLLY HOTTIE WHITE HEART.","quantity":6,"price":3.39}]}`
+
+func BenchmarkEval(b *testing.B) {
+	r := parse(b, shopRule)
+	at := noon.UnixMilli()
+	p := remember(r, map[string]string{
+		"country": `"United Kingdom"`,
+		"address": `{"street":"Unter den Linden 1","zip":"10117","city":"Berlin"}`,
+	}, []naiveEvent{
+		{"Order Completed", order, at - 1000},
+		{"Order Completed", order, at - 86_400_000},
+		{"Signed Up", `{}`, at - 86_400_000},
+	})
+	if holds, _ := r.Eval(p, noon); !holds {
+		b.Fatal("the rule does not hold")
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		r.Eval(p, noon)
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "evaluations/s")
+}
+
+func BenchmarkMatches(b *testing.B) {
+	for _, bench := range []struct{ name, condition string }{
+		{"first property", `{"property":"order_id","op":"eq","value":"536365"}`},
+		{"decimal", `{"property":"revenue","op":"gte","value":50}`},
+		{"last product", `{"property":"products.product_id","op":"eq","value":"84029E"}`},
+		{"absent", `{"property":"coupon","op":"exists"}`},
+		{"in a long list", `{"property":"revenue","op":"in","value":[` + numbers(999) + `,139.12]}`},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			buyers := behaviour(b, bench.condition)
+			properties := jsontext.Value(order)
+			b.SetBytes(int64(len(properties)))
+			b.ReportAllocs()
+			for b.Loop() {
+				buyers.Matches(properties)
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+		})
+	}
+}
+
+func BenchmarkParse(b *testing.B) {
+	text := []byte(shopRule)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := rule.Parse(text); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,75 @@
+package rule_test
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/mubatch/mubatch/profiles/rule"
+	"github.com/mubatch/mubatch/profiles/timeline"
+)
+
+// ada is what is kept of one profile.
+type ada struct {
+	traits    map[string]string
+	timelines []timeline.Timeline
+}
+
+func (a ada) Trait(name string) (jsontext.Value, bool) {
+	v, ok := a.traits[name]
+	return jsontext.Value(v), ok
+}
+
+func (a ada) Timeline(i int) timeline.Timeline { return a.timelines[i] }
+
+func Example() {
+	r, err := rule.Parse([]byte(`{"all": [
+		{"trait": "country", "op": "in", "value": ["DE", "FR"]},
+		{"event": "Order Completed", "where": [{"property": "revenue", "op": "gte", "value": 50}],
+		 "count": {"gte": 2}, "within": "30d"}
+	]}`))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(r.Describe())
+
+	// Keep a timeline for each behaviour, of as many times as the rule needs.
+	now := time.Date(2026, 3, 20, 9, 0, 0, 0, time.UTC)
+	a := ada{traits: map[string]string{"country": `"FR"`}}
+	for _, b := range r.Behaviours() {
+		t := timeline.Timeline{Keep: b.Keep}
+		for day, properties := range map[int]string{1: `{"revenue": 80}`, 7: `{"revenue": 12.5}`, 19: `{"revenue": 50.00}`} {
+			if b.Matches(jsontext.Value(properties)) {
+				t.Add(time.Date(2026, 3, day, 9, 0, 0, 0, time.UTC).UnixMilli())
+			}
+		}
+		a.timelines = append(a.timelines, t)
+	}
+
+	holds, until := r.Eval(a, now)
+	fmt.Println(holds, "until", until)
+	holds, until = r.Eval(a, until)
+	fmt.Println(holds, "until", until)
+
+	// Output:
+	// Everyone whose country is one of "DE", "FR" and who did "Order Completed" (where revenue is at least 50) at least 2 times in the last 30 days.
+	// true until 2026-03-31 09:00:00 +0000 UTC
+	// false until 0001-01-01 00:00:00 +0000 UTC
+}
+
+func ExampleParse_problems() {
+	_, err := rule.Parse([]byte(`{"any": [{"event": "Order Completed", "within": "1 month"}, {"segment": "vip"}]}`))
+	var problems *rule.Error
+	if errors.As(err, &problems) {
+		for _, p := range problems.Problems {
+			fmt.Println(p.Pointer, p.Detail)
+		}
+	}
+
+	// Output:
+	// #/any/0/within must be a duration of w, d, h, m and s, in this order, like "30d" or "1d12h"
+	// #/any/1/segment is unknown; known here are all, any, not, trait, event
+}
