@@ -1,0 +1,6 @@
+BEGIN;
+
+DROP TABLE write_keys;
+DROP TABLE sources;
+
+COMMIT;
