@@ -1,0 +1,183 @@
+package activation
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Delivery is one person in one attempt: a line of the ledger.
+type Delivery struct {
+	ID         int64
+	Segment    int64
+	Profile    ProfileID
+	Version    int64
+	Entered    bool
+	Outcome    string // of the person
+	Reason     string
+	At         time.Time // when the outcome was known
+	ChangedAt  time.Time // when the membership changed
+	MessageID  string    // of the event that caused the change
+	Cause      string
+	MessageKey string // of the message to the partner: a webhook's id
+	Attempt    int    // at that message, from 1
+	HTTPStatus int    // 0 if there was no answer
+	Latency    time.Duration
+	Excerpt    string // of the answer, redacted
+}
+
+// DeliveryFilter selects from the ledger. Zero fields select everything.
+type DeliveryFilter struct {
+	Segment    int64
+	Profile    *ProfileID
+	Outcome    Class
+	HTTPStatus int
+	Before     int64 // ids below it: where the previous page ended
+	Limit      int   // required
+}
+
+// Deliveries returns a page of a destination's ledger, the newest lines first.
+func (s *Store) Deliveries(ctx context.Context, workspace int32, ref string, f DeliveryFilter) ([]Delivery, error) {
+	id, err := s.find(ctx, workspace, ref)
+	if err != nil {
+		return nil, err
+	}
+	const query = `
+		SELECT d.id, d.segment_id, d.profile_id, d.version, d.entered, d.outcome, d.reason, d.at, d.changed_at,
+			d.message_id, d.cause, a.message_key, a.number, a.status, a.latency_us * interval '1 microsecond', a.excerpt
+		FROM generate_series(0, @lanes - 1) AS l (lane)
+		CROSS JOIN LATERAL (
+			SELECT d.*
+			FROM deliveries d
+			WHERE d.lane = l.lane::smallint AND d.destination_id = @destination AND (@before = 0 OR d.id < @before)
+				AND (@segment = 0 OR d.segment_id = @segment)
+				AND (@profile::uuid IS NULL OR d.profile_id = @profile)
+				AND (@outcome = '' OR d.outcome = @outcome)
+				AND (@status = 0 OR EXISTS (
+					SELECT
+					FROM activation_attempts a
+					WHERE a.lane = d.lane AND a.id = d.attempt_id AND a.status = @status))
+			ORDER BY d.id DESC
+			LIMIT @limit
+		) d
+		JOIN activation_attempts a ON a.lane = d.lane AND a.id = d.attempt_id
+		ORDER BY d.id DESC
+		LIMIT @limit`
+	rows, _ := s.db.Query(ctx, query, pgx.StrictNamedArgs{
+		"lanes": s.lanes, "destination": id, "before": f.Before, "segment": f.Segment, "profile": f.Profile,
+		"outcome": string(f.Outcome), "status": f.HTTPStatus, "limit": f.Limit,
+	})
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Delivery])
+	if err != nil {
+		return nil, fmt.Errorf("list deliveries of destination %q: %w", ref, err)
+	}
+	return list, nil
+}
+
+// Summary counts the people of a destination's ledger.
+type Summary struct {
+	Wanted  int64 // should be there
+	Sent    int64 // are there, as far as is known
+	Unknown int64 // may be there or not: an attempt's outcome is unknown
+	Pending int64 // wait to be sent, or are being sent
+	Parked  int64 // given up after the schedule's end
+	Failed  int64 // refused
+	Drift   int64 // are there and should not be, or the other way round, for whatever reason
+}
+
+// Summary returns the counts of a destination, or of one of its segments if segment is not 0.
+func (s *Store) Summary(ctx context.Context, workspace int32, ref string, segment int64) (Summary, error) {
+	id, err := s.find(ctx, workspace, ref)
+	if err != nil {
+		return Summary{}, err
+	}
+	const query = `
+		SELECT
+			count(*) FILTER (WHERE wanted),
+			count(*) FILTER (WHERE sent),
+			count(*) FILTER (WHERE sent IS NULL),
+			count(*) FILTER (WHERE status IN ('pending', 'claimed')),
+			count(*) FILTER (WHERE status = 'parked'),
+			count(*) FILTER (WHERE status = 'failed'),
+			count(*) FILTER (WHERE sent IS DISTINCT FROM wanted)
+		FROM activations
+		WHERE lane BETWEEN 0 AND @lanes - 1 AND destination_id = @destination AND (@segment = 0 OR segment_id = @segment)`
+	rows, _ := s.db.Query(ctx, query, pgx.StrictNamedArgs{"lanes": s.lanes, "destination": id, "segment": segment})
+	sum, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Summary])
+	if err != nil {
+		return Summary{}, fmt.Errorf("summarize destination %q: %w", ref, err)
+	}
+	return sum, nil
+}
+
+// State is what the ledger knows of one person in one segment at a destination.
+type State struct {
+	Segment   int64
+	Profile   ProfileID
+	Wanted    bool
+	Sent      *bool // nil if an attempt's outcome is unknown
+	Version   int64
+	Status    string // pending, claimed, settled, parked or failed
+	Reason    string
+	Attempts  int // failed so far
+	NextAt    time.Time
+	ChangedAt time.Time
+	SentAt    *time.Time
+	MessageID string
+	Cause     string
+}
+
+// StateFilter selects states. Zero fields select everything.
+type StateFilter struct {
+	Status  string
+	Segment int64
+	Profile *ProfileID
+	After   StateCursor
+	Limit   int // required
+}
+
+// StateCursor is where a page of states ended.
+type StateCursor struct {
+	Lane    int
+	Segment int64
+	Profile ProfileID
+}
+
+// States returns a page of what the ledger knows, and where it ended; the cursor is nil on the last page.
+func (s *Store) States(ctx context.Context, workspace int32, ref string, f StateFilter) ([]State, *StateCursor, error) {
+	id, err := s.find(ctx, workspace, ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	const query = `
+		SELECT a.segment_id, a.profile_id, a.wanted, a.sent, a.version, a.status, a.reason, coalesce(b.attempts, 0),
+			a.next_at, a.changed_at, a.sent_at, a.message_id, a.cause
+		FROM activations a
+		LEFT JOIN activation_batches b ON b.lane = a.lane AND b.id = a.batch_id
+		WHERE a.lane = @lane AND a.destination_id = @destination
+			AND (a.segment_id, a.profile_id) > (@after_segment, @after_profile)
+			AND (@status = '' OR a.status = @status)
+			AND (@segment = 0 OR a.segment_id = @segment)
+			AND (@profile::uuid IS NULL OR a.profile_id = @profile)
+		ORDER BY a.segment_id, a.profile_id
+		LIMIT @limit`
+	var list []State
+	after := f.After
+	for ; after.Lane < s.lanes; after = (StateCursor{Lane: after.Lane + 1}) {
+		rows, _ := s.db.Query(ctx, query, pgx.StrictNamedArgs{
+			"lane": after.Lane, "destination": id, "after_segment": after.Segment, "after_profile": after.Profile,
+			"status": f.Status, "segment": f.Segment, "profile": f.Profile, "limit": f.Limit - len(list),
+		})
+		some, err := pgx.CollectRows(rows, pgx.RowToStructByPos[State])
+		if err != nil {
+			return nil, nil, fmt.Errorf("list states of destination %q: %w", ref, err)
+		}
+		if list = append(list, some...); len(list) == f.Limit {
+			last := list[len(list)-1]
+			return list, &StateCursor{Lane: after.Lane, Segment: last.Segment, Profile: last.Profile}, nil
+		}
+	}
+	return list, nil, nil
+}

@@ -1,0 +1,551 @@
+package activation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+)
+
+// DispatchConfig tunes a [Dispatcher]. Zero fields mean the defaults.
+type DispatchConfig struct {
+	Lanes    int             // of the installation; required
+	Poll     time.Duration   // look for work at least so often: 1 s
+	Lease    time.Duration   // on what is being sent: 45 s, and so the longest wait after a crash; an attempt may take almost half of it
+	Grace    time.Duration   // for what is being sent when Run is to end: 5 s
+	Schedule []time.Duration // of retries: [DefaultSchedule]
+}
+
+// MinLease is the shortest lease that a [DispatchConfig] may have.
+const MinLease = 10 * time.Second
+
+const (
+	margin     = 5 * time.Second // between an attempt's deadline and its lease's end
+	busyPause  = 5 * time.Millisecond
+	sweepEvery = 10 * time.Second
+)
+
+// Dispatcher sends what is due. Any number of them may run on one database.
+//
+// Each destination has workers of its own, so that a slow or dead one delays no other.
+type Dispatcher struct {
+	cfg      DispatchConfig
+	queue    *queue
+	filler   *filler
+	people   people
+	segments segments
+	partners map[string]Partner
+	log      *slog.Logger
+	metrics  *metrics
+
+	wake   chan struct{}
+	refill chan struct{}
+
+	mu    sync.Mutex
+	lines map[int64]*line
+}
+
+// NewDispatcher returns a dispatcher for the destinations of store.
+func NewDispatcher(
+	cfg DispatchConfig, store *Store, who people, names segments, in members, reg prometheus.Registerer, log *slog.Logger,
+) (*Dispatcher, error) {
+	if cfg.Lanes <= 0 {
+		return nil, fmt.Errorf("dispatcher: %d lanes, want at least 1", cfg.Lanes)
+	}
+	if cfg.Poll == 0 {
+		cfg.Poll = time.Second
+	}
+	if cfg.Lease == 0 {
+		cfg.Lease = 45 * time.Second
+	}
+	if cfg.Lease < MinLease {
+		return nil, fmt.Errorf("dispatcher: the lease is %v, must be at least %v", cfg.Lease, MinLease)
+	}
+	if cfg.Grace == 0 {
+		cfg.Grace = 5 * time.Second
+	}
+	if len(cfg.Schedule) == 0 {
+		cfg.Schedule = DefaultSchedule
+	}
+	return &Dispatcher{
+		cfg:      cfg,
+		queue:    &queue{pool: store.pool, ring: store.ring, lease: cfg.Lease, schedule: cfg.Schedule},
+		filler:   &filler{pool: store.pool, members: in, lanes: cfg.Lanes},
+		people:   who,
+		segments: names,
+		partners: store.partners,
+		log:      log,
+		metrics:  newMetrics(reg, store.partners),
+		wake:     make(chan struct{}, 1),
+		refill:   make(chan struct{}, 1),
+		lines:    map[int64]*line{},
+	}, nil
+}
+
+// Wake hints that there may be something to send or to fill. It never blocks; without it, work is found by polling.
+func (d *Dispatcher) Wake() {
+	for _, c := range []chan struct{}{d.wake, d.refill} {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Run sends until ctx ends, then waits for what is being sent, for as long as [DispatchConfig.Grace] allows, and returns
+// nil.
+func (d *Dispatcher) Run(ctx context.Context) error {
+	var g errgroup.Group
+	g.Go(func() error { return d.sending(ctx) })
+	g.Go(func() error { return d.filling(ctx) })
+	g.Go(func() error { return d.sweeping(ctx) })
+	return g.Wait()
+}
+
+// sending starts workers for what is due.
+func (d *Dispatcher) sending(ctx context.Context) error {
+	var workers sync.WaitGroup
+	defer workers.Wait()
+	for {
+		if err := d.start(ctx, &workers); err != nil && ctx.Err() == nil {
+			d.log.WarnContext(ctx, "look for work, will try again", "err", err)
+		}
+		if !wait(ctx, nil, busyPause) || !wait(ctx, d.wake, d.cfg.Poll) {
+			return nil
+		}
+	}
+}
+
+// wait returns when c has something or after some time, and false if ctx has ended.
+func wait(ctx context.Context, c <-chan struct{}, most time.Duration) bool {
+	t := time.NewTimer(most)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-c:
+	case <-t.C:
+	}
+	return ctx.Err() == nil
+}
+
+// due is a lane in which something is due at a destination.
+type due struct {
+	Destination int64
+	Version     int64
+	Lane        int
+}
+
+// start finds the destinations and lanes in which something is due and starts workers, as many as each destination may
+// have and has work for.
+func (d *Dispatcher) start(ctx context.Context, workers *sync.WaitGroup) error {
+	const query = `
+		SELECT d.id, d.version, l.lane
+		FROM destinations d
+		CROSS JOIN generate_series(0, @lanes - 1) AS l (lane)
+		WHERE d.status = 'active' AND d.blocked_until <= now()
+			AND (EXISTS (
+				SELECT
+				FROM activations a
+				WHERE a.lane = l.lane::smallint AND a.destination_id = d.id AND NOT a.wanted AND a.status = 'pending'
+					AND a.next_at <= now())
+			OR EXISTS (
+				SELECT
+				FROM activations a
+				WHERE a.lane = l.lane::smallint AND a.destination_id = d.id AND a.wanted AND a.status = 'pending'
+					AND a.next_at <= now()))
+		ORDER BY d.id, random()`
+	rows, _ := d.queue.pool.Query(ctx, query, pgx.StrictNamedArgs{"lanes": d.cfg.Lanes})
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[due])
+	if err != nil {
+		return fmt.Errorf("find what is due: %w", err)
+	}
+	for _, w := range found {
+		l, err := d.line(ctx, w)
+		if err != nil {
+			d.log.ErrorContext(ctx, "destination cannot be served, will try again in a minute",
+				"destination_id", w.Destination, "err", err)
+			continue
+		}
+		if l.enter() {
+			workers.Go(func() {
+				defer l.leave()
+				d.work(ctx, l, w.Lane)
+			})
+		}
+	}
+	return nil
+}
+
+// line returns what this process knows of a destination, read anew if the destination has changed.
+func (d *Dispatcher) line(ctx context.Context, w due) (*line, error) {
+	d.mu.Lock()
+	l := d.lines[w.Destination]
+	d.mu.Unlock()
+	if l != nil && l.version == w.Version && (l.partner != nil || l.blockedFor() > 0) {
+		return l, nil
+	}
+	t, partner, err := target(ctx, d.queue.pool, d.queue.ring, d.partners, w.Destination)
+	if err != nil {
+		if ctx.Err() == nil {
+			d.keep(w, &line{version: w.Version, blocked: time.Now().Add(time.Minute)})
+		}
+		return nil, err
+	}
+	limits := partner.Limits(t)
+	limits.Members = max(limits.Members, 1)
+	limits.Concurrency = max(limits.Concurrency, 1)
+	limits.Timeout = min(limits.Timeout, d.cfg.Lease/2-margin/2)
+	l = &line{target: t, partner: partner, limits: limits, version: w.Version}
+	d.keep(w, l)
+	return l, nil
+}
+
+// keep replaces a line. Workers of an older one find nothing to claim any more, and end.
+func (d *Dispatcher) keep(w due, l *line) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lines[w.Destination] = l
+}
+
+// line is one destination in this process.
+type line struct {
+	target  Target
+	partner Partner
+	limits  Limits
+	version int64
+	breaker breaker
+
+	mu      sync.Mutex
+	workers int
+	blocked time.Time
+}
+
+// enter makes the caller a worker, if there is room for one and sense in it.
+func (l *line) enter() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.workers >= l.limits.Concurrency || time.Now().Before(l.blocked) || l.breaker.open() {
+		return false
+	}
+	l.workers++
+	return true
+}
+
+func (l *line) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.workers--
+}
+
+// block has nothing sent for a while, and blockedFor tells for how long that is still to be.
+func (l *line) block(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if until := time.Now().Add(d); until.After(l.blocked) {
+		l.blocked = until
+	}
+}
+
+func (l *line) blockedFor() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Until(l.blocked)
+}
+
+// filling carries attachments through to the present members.
+func (d *Dispatcher) filling(ctx context.Context) error {
+	for {
+		for {
+			found, err := d.filler.next(ctx)
+			if err != nil && ctx.Err() == nil {
+				d.log.WarnContext(ctx, "fill an attached segment, will try again", "err", err)
+			}
+			if err != nil || !found {
+				break
+			}
+			d.metrics.filled.Inc()
+			d.Wake()
+		}
+		if !wait(ctx, nil, busyPause) || !wait(ctx, d.refill, d.cfg.Poll) {
+			return nil
+		}
+	}
+}
+
+// sweeping gives back what dead processes were sending, and looks at the age of what is due.
+func (d *Dispatcher) sweeping(ctx context.Context) error {
+	for {
+		for {
+			found, err := d.queue.sweep(ctx, d.cfg.Lanes)
+			if err != nil && ctx.Err() == nil {
+				d.log.WarnContext(ctx, "sweep, will try again", "err", err)
+			}
+			if err != nil || !found {
+				break
+			}
+			d.metrics.swept.Inc()
+			d.log.WarnContext(ctx, "a sender died or hung, its message will be sent again")
+		}
+		if err := d.queue.tidy(ctx); err != nil && ctx.Err() == nil {
+			d.log.WarnContext(ctx, "tidy up, will try again", "err", err)
+		}
+		if err := d.observe(ctx); err != nil && ctx.Err() == nil {
+			d.log.WarnContext(ctx, "look at the age of what is due, will try again", "err", err)
+		}
+		if !wait(ctx, nil, min(sweepEvery, d.cfg.Lease/2)) {
+			return nil
+		}
+	}
+}
+
+func (d *Dispatcher) observe(ctx context.Context) error {
+	const query = `
+		SELECT coalesce(extract(epoch FROM now() - min(a.next_at)), 0)::float8
+		FROM destinations d
+		CROSS JOIN generate_series(0, @lanes - 1) AS l (lane)
+		CROSS JOIN (VALUES (true), (false)) AS w (wanted)
+		CROSS JOIN LATERAL (
+			SELECT next_at
+			FROM activations
+			WHERE lane = l.lane::smallint AND destination_id = d.id AND wanted = w.wanted AND status = 'pending'
+				AND next_at <= now()
+			ORDER BY next_at
+			LIMIT 1
+		) a
+		WHERE d.status = 'active' AND d.blocked_until <= now()`
+	var age float64
+	if err := d.queue.pool.QueryRow(ctx, query, pgx.StrictNamedArgs{"lanes": d.cfg.Lanes}).Scan(&age); err != nil {
+		return err
+	}
+	d.metrics.dueAge.Set(age)
+	open := 0
+	d.mu.Lock()
+	for _, l := range d.lines {
+		if l.breaker.open() {
+			open++
+		}
+	}
+	d.mu.Unlock()
+	d.metrics.open.Set(float64(open))
+	return nil
+}
+
+// work sends what is due in one lane for one destination until nothing is, or the destination is to be left alone.
+func (d *Dispatcher) work(ctx context.Context, l *line, lane int) {
+	for ctx.Err() == nil && l.blockedFor() <= 0 && l.breaker.allow() {
+		c, err := d.queue.claim(ctx, lane, l.target.ID, l.version, l.limits)
+		if err != nil || c == nil {
+			l.breaker.cancel()
+			if err != nil && ctx.Err() == nil {
+				d.log.WarnContext(ctx, "claim, will try again", "destination_id", l.target.ID, "err", err)
+			}
+			return
+		}
+		if len(c.members) == l.limits.Members {
+			d.Wake() // there may be work for another worker
+		}
+		if !d.deliver(ctx, l, c) {
+			return
+		}
+	}
+}
+
+// deliver makes one attempt at a claim and records it. It tells whether to go on.
+func (d *Dispatcher) deliver(stop context.Context, l *line, c *claim) bool {
+	// What is claimed is sent and recorded even if ctx ends, within the lease and the grace.
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(stop), c.taken.Add(d.cfg.Lease-margin/2))
+	defer cancel()
+	log := d.log.With("partner", l.partner.Type(), "destination_id", c.destination, "batch_id", c.id)
+	if c.body == nil {
+		ready, err := d.encode(ctx, l, c)
+		if err != nil || !ready {
+			l.breaker.cancel()
+		}
+		switch {
+		case errors.Is(err, errEncode):
+			a := attempt{started: time.Now(), outcome: Outcome{Class: Config, Reason: errEncode.Error()}}
+			log.ErrorContext(ctx, "destination stopped", "reason", a.outcome.Reason, "err", err)
+			if err := d.record(ctx, c, a, decide(c, a.outcome, d.cfg.Schedule, time.Now())); err != nil {
+				log.ErrorContext(ctx, "record that a message could not be made", "err", err)
+			}
+			return false
+		case err != nil:
+			d.giveBack(ctx, log, c, time.Second, "the profiles could not be read", err)
+			return false
+		case !ready:
+			return true
+		}
+	}
+	if wait := l.blockedFor(); wait > 0 {
+		l.breaker.cancel()
+		d.giveBack(ctx, log, c, wait, "the partner asked to wait", nil)
+		return false
+	}
+
+	a := attempt{started: time.Now()}
+	a.outcome = d.send(ctx, stop, l, c)
+	a.latency = time.Since(a.started)
+	what := decide(c, a.outcome, d.cfg.Schedule, time.Now())
+	if a.outcome.Class == Retry && stop.Err() != nil { // we broke it off
+		what = decision{}
+		what.retry(c.members, len(c.members), c.attempts, 0, "stopped by us")
+	}
+	if what.block > 0 {
+		l.block(what.block)
+	}
+	healed := l.judge(a.outcome.Class)
+	d.count(l, c, a)
+	err := d.record(ctx, c, a, what)
+	switch {
+	case errors.Is(err, errLost):
+		d.metrics.lost.Inc()
+		log.WarnContext(ctx, "the lease ran out before the outcome was known")
+	case err != nil:
+		log.ErrorContext(ctx, "record an outcome; the message will be sent again when its lease has run out", "err", err)
+		return false
+	}
+	if what.status != "" {
+		log.ErrorContext(ctx, "destination stopped", "status", string(what.status), "reason", what.reason)
+	} else if a.outcome.Class != OK {
+		log.WarnContext(ctx, "partner did not accept, will follow up", "outcome", string(a.outcome.Class),
+			"http_status", a.outcome.Status, "reason", a.outcome.Reason, "attempts", c.tries)
+	}
+	if healed {
+		if err := hasten(ctx, d.queue.pool, d.cfg.Lanes, c.destination); err != nil {
+			log.WarnContext(ctx, "hasten what waits for a healed destination", "err", err)
+		}
+		d.Wake()
+	}
+	return what.status == "" && what.block == 0
+}
+
+// judge tells the breaker what an answer says about the destination's health.
+func (l *line) judge(class Class) (healed bool) {
+	switch class {
+	case Retry:
+		l.breaker.fail()
+	case OK, Partial, Split, Drop:
+		return l.breaker.succeed()
+	default:
+		l.breaker.cancel()
+	}
+	return false
+}
+
+// errEncode says that a partner cannot make a message with a destination's settings.
+var errEncode = errors.New("the message could not be made")
+
+// encode makes the body of a claim and keeps it. It tells whether anything is left to be sent.
+func (d *Dispatcher) encode(ctx context.Context, l *line, c *claim) (ready bool, err error) {
+	ids := make([]ProfileID, len(c.members))
+	for i, m := range c.members {
+		ids[i] = m.Profile
+	}
+	persons, err := d.people.People(ctx, c.lane, l.target.Workspace, ids)
+	if err != nil {
+		return false, err
+	}
+	names, err := d.segments.SegmentInfo(ctx, l.target.Workspace, []int64{c.segment})
+	if err != nil {
+		return false, err
+	}
+	b := Batch{ID: c.id, Segment: names[c.segment], At: time.Now()}
+	b.Segment.ID = c.segment
+	var here, gone []claimed
+	for _, m := range c.members {
+		p, ok := persons[m.Profile]
+		if !ok && m.Entered {
+			gone = append(gone, m)
+			continue
+		}
+		p.ID = m.Profile
+		here = append(here, m)
+		b.Members = append(b.Members, Member{
+			Person: p, Entered: m.Entered, Version: m.Version, At: m.ChangedAt, MessageID: m.MessageID, Cause: m.Cause,
+		})
+	}
+	if len(here) == 0 {
+		return false, d.queue.drop(ctx, c)
+	}
+	body, took, err := l.partner.Encode(l.target, b)
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", errEncode, err)
+	}
+	if took < 1 || took > len(here) {
+		return false, fmt.Errorf("%w: took %d of %d members", errEncode, took, len(here))
+	}
+	return true, d.queue.persist(ctx, c, body, here[:took], here[took:], gone)
+}
+
+// send makes the attempt itself.
+func (d *Dispatcher) send(ctx, stop context.Context, l *line, c *claim) (o Outcome) {
+	defer func() {
+		if p := recover(); p != nil {
+			d.log.ErrorContext(ctx, "a partner's code panicked", "partner", l.partner.Type(), "panic", fmt.Sprint(p))
+			o = Outcome{Class: Retry, Unknown: true, Reason: "an error of ours"}
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, l.limits.Timeout)
+	defer cancel()
+	defer context.AfterFunc(stop, func() {
+		t := time.NewTimer(d.cfg.Grace)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			cancel()
+		case <-ctx.Done():
+		}
+	})()
+	return l.partner.Send(ctx, l.target, Message{Key: c.key, Body: c.body, Attempt: c.tries, Members: c.refs()})
+}
+
+// record writes an outcome down, if need be again: while the lease lasts nobody else can know better.
+func (d *Dispatcher) record(ctx context.Context, c *claim, a attempt, what decision) error {
+	pause := 50 * time.Millisecond
+	for {
+		err := d.queue.record(ctx, c, a, what)
+		if err == nil || errors.Is(err, errLost) || ctx.Err() != nil {
+			return err
+		}
+		if !wait(ctx, nil, pause) {
+			return err
+		}
+		pause = min(2*pause, 5*time.Second)
+	}
+}
+
+func (d *Dispatcher) giveBack(
+	ctx context.Context, log *slog.Logger, c *claim, wait time.Duration, reason string, cause error,
+) {
+	if cause != nil {
+		log.WarnContext(ctx, "give a claim back", "reason", reason, "err", cause)
+	}
+	if err := d.queue.release(ctx, c, wait, reason); err != nil && !errors.Is(err, errLost) {
+		log.WarnContext(ctx, "give a claim back; its lease will run out", "err", err)
+	}
+}
+
+func (d *Dispatcher) count(l *line, c *claim, a attempt) {
+	partner := l.partner.Type()
+	d.metrics.deliveries.WithLabelValues(partner, string(a.outcome.Class)).Inc()
+	d.metrics.latency.WithLabelValues(partner).Observe(a.latency.Seconds())
+	end := a.started.Add(a.latency)
+	for i, m := range c.members {
+		class := a.outcome.row(i).Class
+		switch class {
+		case OK:
+			d.metrics.freshness.WithLabelValues(partner).Observe(end.Sub(m.ChangedAt).Seconds())
+		case Drop:
+		default:
+			class = Retry
+		}
+		d.metrics.members.WithLabelValues(partner, string(class)).Inc()
+	}
+}

@@ -1,0 +1,145 @@
+package activation
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"syscall"
+	"time"
+
+	"code.dny.dev/ssrf"
+)
+
+// Outbound tells what the client for outgoing requests may reach.
+type Outbound struct {
+	// AllowPrivate permits plain HTTP, any port, and addresses that are not on the public internet: for development, and
+	// for those whose receivers are in their own network.
+	AllowPrivate bool
+
+	// Ports are those that may be dialled: 443 and 8443 by default.
+	Ports []uint16
+}
+
+// What a client of [NewClient] refuses.
+var (
+	ErrBlocked  = errors.New("the address is not on the public internet")
+	ErrInsecure = errors.New("only https is allowed")
+)
+
+// NewClient returns the client that all requests to addresses of our users' choice go through. It decides on the address
+// that is dialled, so that no spelling or DNS answer gets around it; it follows no redirect, asks no proxy, and sets no
+// overall time limit: give each request a context with one.
+func NewClient(cfg Outbound) *http.Client {
+	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}
+	if !cfg.AllowPrivate {
+		ports := cfg.Ports
+		if len(ports) == 0 {
+			ports = []uint16{443, 8443}
+		}
+		guard := ssrf.New(ssrf.WithPorts(ports...), ssrf.WithNetworks("tcp4", "tcp6"))
+		dialer.Control = func(network, address string, c syscall.RawConn) error {
+			if guard.Safe(network, address, c) != nil {
+				return ErrBlocked
+			}
+			return nil
+		}
+	}
+	return &http.Client{
+		Transport: &schemeGuard{plain: cfg.AllowPrivate, next: &http.Transport{
+			DialContext:            dialer.DialContext,
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+			TLSHandshakeTimeout:    5 * time.Second,
+			ResponseHeaderTimeout:  30 * time.Second,
+			ExpectContinueTimeout:  time.Second,
+			IdleConnTimeout:        90 * time.Second,
+			MaxIdleConnsPerHost:    16,
+			MaxResponseHeaderBytes: 64 << 10,
+			ForceAttemptHTTP2:      true,
+			DisableCompression:     true, // a small answer must not become a large one
+		}},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// schemeGuard refuses plain HTTP.
+type schemeGuard struct {
+	plain bool
+	next  *http.Transport
+}
+
+func (g *schemeGuard) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Scheme != "https" && !g.plain {
+		return nil, ErrInsecure
+	}
+	return g.next.RoundTrip(r)
+}
+
+// CloseIdleConnections is what [http.Client.CloseIdleConnections] looks for.
+func (g *schemeGuard) CloseIdleConnections() { g.next.CloseIdleConnections() }
+
+// CheckURL tells what is wrong with a URL that somebody wants requests to be sent to, in words for them, or "".
+func (cfg Outbound) CheckURL(raw string) string {
+	u, err := url.Parse(raw)
+	switch {
+	case raw == "":
+		return "is required"
+	case err != nil || u.Host == "" || u.Opaque != "":
+		return "is not a URL"
+	case u.Scheme != "https" && (u.Scheme != "http" || !cfg.AllowPrivate):
+		return "must begin with https://"
+	case u.User != nil:
+		return "must not contain a user name or password"
+	case u.Fragment != "":
+		return "must not contain a fragment"
+	case len(raw) > 2048:
+		return "is longer than 2048 characters"
+	}
+	if ip, err := netip.ParseAddr(u.Hostname()); err == nil && !cfg.AllowPrivate && ssrf.New().SafeAddr(ip.Unmap()) != nil {
+		return "is not on the public internet"
+	}
+	return ""
+}
+
+// Failure says in a few words of ours why a request got no answer, without addresses, and whether the other side may have
+// acted on it all the same.
+func Failure(err error) (reason string, unknown bool) {
+	var (
+		dns       *net.DNSError
+		op        *net.OpError
+		cert      *tls.CertificateVerificationError
+		record    tls.RecordHeaderError
+		alert     tls.AlertError
+		authority x509.UnknownAuthorityError
+		timeout   interface{ Timeout() bool }
+	)
+	switch {
+	case errors.Is(err, ErrBlocked):
+		return ErrBlocked.Error(), false
+	case errors.Is(err, ErrInsecure):
+		return ErrInsecure.Error(), false
+	case errors.As(err, &dns):
+		if dns.IsNotFound {
+			return "the host name does not exist", false
+		}
+		return "the host name could not be resolved", false
+	case errors.As(err, &cert), errors.As(err, &record), errors.As(err, &alert), errors.As(err, &authority):
+		return "no secure connection: TLS failed", false
+	case errors.As(err, &op) && op.Op == "dial" && errors.Is(err, syscall.ECONNREFUSED):
+		return "the connection was refused", false
+	case errors.As(err, &op) && op.Op == "dial":
+		return "no connection", false
+	case errors.Is(err, context.Canceled):
+		return "stopped by us", true
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded),
+		errors.As(err, &timeout) && timeout.Timeout():
+		return "no answer in time", true
+	default:
+		return "the connection broke", true
+	}
+}

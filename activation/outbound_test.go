@@ -1,0 +1,137 @@
+package activation
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestClientRefuses(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		t.Error("a request to a private address arrived")
+	}))
+	t.Cleanup(server.Close)
+	_, port, err := net.SplitHostPort(server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := NewClient(Outbound{})
+	for _, host := range []string{
+		"127.0.0.1", "localhost", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0.0.0.0", "[::1]", "[::]",
+		"[::ffff:127.0.0.1]", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "[fd00::1]",
+		"[fe80::1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "198.18.0.1", "240.0.0.1", "255.255.255.255", "224.0.0.1",
+	} {
+		for _, port := range []string{port, "443"} {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+host+":"+port+"/secret", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := client.Do(req)
+			cancel()
+			if err == nil {
+				res.Body.Close()
+				t.Errorf("a request to %s was answered", host)
+				continue
+			}
+			reason, unknown := Failure(err)
+			if unknown || strings.ContainsAny(reason, "0123456789[") || strings.Contains(reason, "secret") {
+				t.Errorf("%s: Failure = %q, %t", host, reason, unknown)
+			}
+			if net.ParseIP(strings.Trim(host, "[]")) != nil && !errors.Is(err, ErrBlocked) {
+				t.Errorf("%s: %v, want it blocked", host, err)
+			}
+		}
+	}
+	_, err = client.Get("http://example.com/")
+	if !errors.Is(err, ErrInsecure) {
+		t.Errorf("a plain http request: %v, want ErrInsecure", err)
+	}
+}
+
+func TestClientFollowsNoRedirect(t *testing.T) {
+	t.Parallel()
+	trap := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the redirect was followed") }))
+	t.Cleanup(trap.Close)
+	server := httptest.NewServer(http.RedirectHandler(trap.URL, http.StatusFound))
+	t.Cleanup(server.Close)
+	res, err := NewClient(Outbound{AllowPrivate: true}).Get(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusFound {
+		t.Errorf("status %d, want 302", res.StatusCode)
+	}
+}
+
+func TestFailure(t *testing.T) {
+	t.Parallel()
+	tls := httptest.NewTLSServer(http.NotFoundHandler())
+	t.Cleanup(tls.Close)
+	slow := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body) // else the server does not notice that the client is gone
+		<-r.Context().Done()
+	}))
+	t.Cleanup(slow.Close)
+	closed := httptest.NewServer(http.NotFoundHandler())
+	closed.Close()
+	for name, tc := range map[string]struct {
+		url     string
+		reason  string
+		unknown bool
+	}{
+		"a certificate that nobody vouches for": {tls.URL, "no secure connection: TLS failed", false},
+		"a host that does not answer in time":   {slow.URL, "no answer in time", true},
+		"a port where nobody listens":           {closed.URL, "the connection was refused", false},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, tc.url, strings.NewReader("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := NewClient(Outbound{AllowPrivate: true}).Do(req)
+		cancel()
+		if err == nil {
+			res.Body.Close()
+			t.Errorf("%s: no error", name)
+			continue
+		}
+		if reason, unknown := Failure(err); reason != tc.reason || unknown != tc.unknown {
+			t.Errorf("%s: Failure(%v) = %q, %t, want %q, %t", name, err, reason, unknown, tc.reason, tc.unknown)
+		}
+	}
+}
+
+func TestCheckURL(t *testing.T) {
+	t.Parallel()
+	for raw, want := range map[string]string{
+		"https://example.com/hook?x=1": "",
+		"https://example.com:8443/":    "",
+		"":                             "is required",
+		"example.com":                  "is not a URL",
+		"https:example.com":            "is not a URL",
+		"http://example.com/":          "must begin with https://",
+		"ftp://example.com/":           "must begin with https://",
+		"https://a:b@example.com/":     "must not contain a user name or password",
+		"https://example.com/#x":       "must not contain a fragment",
+		"https://127.0.0.1/":           "is not on the public internet",
+		"https://[::1]/":               "is not on the public internet",
+		"https://169.254.169.254/":     "is not on the public internet",
+		"https://example.com/" + strings.Repeat("x", 2048): "is longer than 2048 characters",
+	} {
+		if got := (Outbound{}).CheckURL(raw); got != want {
+			t.Errorf("CheckURL(%.40q) = %q, want %q", raw, got, want)
+		}
+	}
+	if got := (Outbound{AllowPrivate: true}).CheckURL("http://127.0.0.1:9000/"); got != "" {
+		t.Errorf("CheckURL of a private address that is allowed = %q", got)
+	}
+}

@@ -1,0 +1,258 @@
+package partnertest
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// Fault is something that goes wrong with a request.
+type Fault struct {
+	Times int  // how often; 1 if 0
+	Apply bool // the request takes effect all the same
+
+	// What is answered. Nothing but the status is needed.
+	Status int
+	Header http.Header
+	Body   string
+
+	Delay    time.Duration // before the answer
+	Wait     time.Duration // asked for with Retry-After, in seconds
+	WaitDate bool          // asked for as a date instead
+	Close    bool          // close without reading the request
+	Reset    bool          // read the request, then reset the connection
+	Cut      bool          // reset the connection in the middle of the answer
+	Huge     bool          // answer with 100 MB
+	Drip     bool          // answer byte by byte, slower than anybody should wait
+	Redirect bool          // to a trap
+	Skew     time.Duration // the partner's clock is off
+}
+
+// Faults has things go wrong with the requests of a fake, one after the other, and keeps what the fake found wrong.
+type Faults struct {
+	mu         sync.Mutex
+	faults     []Fault
+	violations []string
+	requests   int
+	told       time.Time // when Retry-After was answered
+	notBefore  time.Time
+	trap       string
+	skew       time.Duration
+	wrote      int64
+}
+
+// Script makes faults happen to the next requests.
+func (s *Faults) Script(faults ...Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = append(s.faults, faults...)
+}
+
+// Heal makes the faults end that have not happened yet.
+func (s *Faults) Heal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = nil
+}
+
+// Scripted returns how many faults are still to happen.
+func (s *Faults) Scripted() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.faults {
+		n += max(f.Times, 1)
+	}
+	return n
+}
+
+// Violate records something that a real partner might have let pass.
+func (s *Faults) Violate(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.violations = append(s.violations, fmt.Sprintf(format, args...))
+}
+
+// Violations returns what was found wrong.
+func (s *Faults) Violations() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]string(nil), s.violations...)
+}
+
+// Requests returns how many requests came.
+func (s *Faults) Requests() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.requests
+}
+
+// Now is the time by the fake's clock.
+func (s *Faults) Now() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Now().Add(s.skew)
+}
+
+// Skewed tells whether the fake's clock is off, so that it must not hold what follows from that against anybody.
+func (s *Faults) Skewed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.skew != 0
+}
+
+// underway is how long after an answer requests may come that were sent before it was read.
+const underway = 400 * time.Millisecond
+
+func (s *Faults) next() (f Fault, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.requests++
+	if time.Now().Before(s.notBefore) && time.Since(s.told) > underway {
+		s.violations = append(s.violations,
+			fmt.Sprintf("a request came %v before Retry-After was over", time.Until(s.notBefore).Round(time.Millisecond)))
+	}
+	s.skew = 0
+	if len(s.faults) == 0 {
+		return Fault{}, false
+	}
+	f = s.faults[0]
+	if s.faults[0].Times = max(f.Times, 1) - 1; s.faults[0].Times == 0 {
+		s.faults = s.faults[1:]
+	}
+	s.skew = f.Skew
+	return f, true
+}
+
+// Serve answers a request as the script says, and as partner does where it says nothing.
+func (s *Faults) Serve(w http.ResponseWriter, r *http.Request, partner http.Handler) {
+	f, ok := s.next()
+	if f.Close {
+		abort(w)
+		return
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	if !ok || f.Skew != 0 {
+		w.Header().Set("Date", s.Now().UTC().Format(http.TimeFormat))
+		partner.ServeHTTP(w, r)
+		return
+	}
+	if f.Apply {
+		answer := &discard{header: http.Header{}}
+		if partner.ServeHTTP(answer, r); answer.status >= 300 {
+			s.Violate("a request that was to be applied was refused with %d", answer.status)
+		}
+	}
+	select {
+	case <-time.After(f.Delay):
+	case <-r.Context().Done():
+		return
+	}
+	if f.Reset {
+		abort(w)
+		return
+	}
+	s.answer(w, r, f)
+}
+
+func (s *Faults) answer(w http.ResponseWriter, r *http.Request, f Fault) {
+	for name, values := range f.Header {
+		w.Header()[name] = values
+	}
+	if f.Wait > 0 {
+		at := time.Now().Add(f.Wait)
+		w.Header().Set("Retry-After", strconv.Itoa(int(f.Wait.Seconds())))
+		if f.WaitDate {
+			at = at.Truncate(time.Second)
+			w.Header().Set("Retry-After", at.UTC().Format(http.TimeFormat))
+		}
+		s.mu.Lock()
+		s.told, s.notBefore = time.Now(), at
+		s.mu.Unlock()
+	}
+	if f.Redirect {
+		s.mu.Lock()
+		w.Header().Set("Location", s.trap)
+		s.mu.Unlock()
+	}
+	if f.Cut {
+		w.Header().Set("Content-Length", "1000")
+	}
+	w.WriteHeader(max(f.Status, http.StatusOK))
+	io.WriteString(w, f.Body)
+	switch {
+	case f.Cut:
+		http.NewResponseController(w).Flush()
+		abort(w)
+	case f.Huge:
+		chunk := bytes.Repeat([]byte("x"), 1<<16)
+		for range 100 << 20 / len(chunk) {
+			n, err := w.Write(chunk)
+			s.mu.Lock()
+			s.wrote += int64(n)
+			s.mu.Unlock()
+			if err != nil {
+				return
+			}
+		}
+		s.Violate("somebody read an answer of 100 MB")
+	case f.Drip:
+		for range 600 {
+			io.WriteString(w, "x")
+			http.NewResponseController(w).Flush()
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-r.Context().Done():
+				return
+			}
+		}
+		s.Violate("somebody waited a minute for an answer")
+	}
+}
+
+// Trap returns a handler for the place that redirects lead to, at the given URL.
+func (s *Faults) Trap(url string) http.Handler {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trap = url
+	return http.HandlerFunc(func(http.ResponseWriter, *http.Request) { s.Violate("a redirect was followed") })
+}
+
+// abort resets a connection.
+func abort(w http.ResponseWriter) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	conn.Close()
+}
+
+// discard is where the answer goes that nobody gets.
+type discard struct {
+	header http.Header
+	status int
+}
+
+func (d *discard) Header() http.Header { return d.header }
+
+func (d *discard) WriteHeader(status int) {
+	if d.status == 0 {
+		d.status = status
+	}
+}
+
+func (d *discard) Write(b []byte) (int, error) {
+	d.WriteHeader(http.StatusOK)
+	return len(b), nil
+}

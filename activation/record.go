@@ -1,0 +1,320 @@
+package activation
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// attempt is one sending of a claim.
+type attempt struct {
+	started time.Time
+	latency time.Duration
+	outcome Outcome
+}
+
+// record writes down, in one transaction, how an attempt ended: what it means for the rows, the batch and the destination,
+// and the ledger. If the claim was lost, only the ledger is written, and record returns errLost.
+func (q *queue) record(ctx context.Context, c *claim, a attempt, d decision) error {
+	lost := false
+	err := pgx.BeginFunc(ctx, q.pool, func(tx pgx.Tx) error {
+		ids, err := q.lockClaim(ctx, tx, c, len(d.again))
+		if errors.Is(err, errLost) {
+			lost = true
+			return writeLedger(ctx, tx, c, a)
+		}
+		if err != nil {
+			return err
+		}
+		if err := q.applyDecision(ctx, tx, c, d, ids, a.outcome.Unknown); err != nil {
+			return err
+		}
+		if err := writeLedger(ctx, tx, c, a); err != nil {
+			return err
+		}
+		return changeDestination(ctx, tx, c.destination, d)
+	})
+	if err != nil {
+		return fmt.Errorf("record attempt at batch %d: %w", c.id, err)
+	}
+	if lost {
+		return errLost
+	}
+	return nil
+}
+
+// release gives a claim back without an attempt, for a while.
+func (q *queue) release(ctx context.Context, c *claim, wait time.Duration, reason string) error {
+	var d decision
+	d.retry(c.members, len(c.members), c.attempts, wait, reason)
+	d.again[0].untried = 1
+	err := pgx.BeginFunc(ctx, q.pool, func(tx pgx.Tx) error {
+		if _, err := q.lockClaim(ctx, tx, c, 0); err != nil {
+			return err
+		}
+		return q.applyDecision(ctx, tx, c, d, []int64{0}, false)
+	})
+	if err != nil {
+		return fmt.Errorf("release batch %d: %w", c.id, err)
+	}
+	return nil
+}
+
+// lockClaim locks the batch of a claim, or returns errLost. It also draws n numbers for new batches.
+func (q *queue) lockClaim(ctx context.Context, tx pgx.Tx, c *claim, n int) (ids []int64, err error) {
+	const lock = `
+		SELECT id
+		FROM activation_batches
+		WHERE lane = @lane AND id = @id AND claim_token = @token
+		FOR UPDATE`
+	const draw = `SELECT nextval('activation_batch') FROM generate_series(1, @n)`
+	var (
+		batch pgx.Batch
+		id    int64
+	)
+	batch.Queue(lock, pgx.StrictNamedArgs{"lane": c.lane, "id": c.id, "token": c.token}).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&id) })
+	batch.Queue(draw, pgx.StrictNamedArgs{"n": n}).Query(func(rows pgx.Rows) error {
+		ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+		return err
+	})
+	err = tx.SendBatch(ctx, &batch).Close()
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, errLost
+	}
+	return ids, err
+}
+
+// applyDecision writes rows and batches. ids are numbers for the groups of d.again.
+func (q *queue) applyDecision(ctx context.Context, tx pgx.Tx, c *claim, d decision, ids []int64, unknown bool) error {
+	const forget = `DELETE FROM activation_batches WHERE lane = @lane AND id = @id`
+	const keep = `
+		UPDATE activation_batches
+		SET tries = tries - @untried, attempts = @attempts, claim_token = NULL, lease_until = NULL
+		WHERE lane = @lane AND id = @id`
+	const insert = `
+		INSERT INTO activation_batches
+			(lane, id, destination_id, segment_id, message_key, profiles, versions, attempts, created_at)
+		VALUES (@lane, @id, @destination, @segment, @key, @profiles, @versions, @attempts, @created)`
+	var batch pgx.Batch
+	kept := false
+	for i, g := range d.again {
+		if g.same {
+			kept, ids[i] = true, c.id
+			batch.Queue(keep, pgx.StrictNamedArgs{
+				"lane": c.lane, "id": c.id, "attempts": g.attempts, "untried": g.untried,
+			})
+			continue
+		}
+		part := claim{members: g.members}
+		profiles, versions := part.arrays()
+		batch.Queue(insert, pgx.StrictNamedArgs{
+			"lane": c.lane, "id": ids[i], "destination": c.destination, "segment": c.segment, "key": newMessageKey(),
+			"profiles": profiles, "versions": versions, "attempts": g.attempts, "created": c.created,
+		})
+	}
+	if !kept {
+		batch.Queue(forget, pgx.StrictNamedArgs{"lane": c.lane, "id": c.id})
+	}
+	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
+		return err
+	}
+	return applyResults(ctx, tx, c, d.rows, unknown, ids...)
+}
+
+// applyResults writes what an attempt means for the rows of a claim. A row that changed in the meantime goes its own way:
+// if it is wanted other than what is sent, it is due now. unknown says that what was not settled may have been applied.
+func applyResults(ctx context.Context, tx pgx.Tx, c *claim, results []result, unknown bool, groups ...int64) error {
+	if len(results) == 0 {
+		return nil
+	}
+	const lock = `
+		SELECT profile_id
+		FROM activations
+		WHERE lane = @lane AND destination_id = @destination AND segment_id = @segment AND profile_id = ANY(@profiles)
+		ORDER BY profile_id
+		FOR UPDATE`
+	const query = `
+		UPDATE activations a
+		SET sent         = CASE WHEN r.status = 'settled' THEN r.wanted WHEN NOT @unknown THEN a.sent END,
+			sent_version = CASE WHEN r.status = 'settled' THEN r.version ELSE a.sent_version END,
+			sent_at      = CASE WHEN r.status = 'settled' THEN now() ELSE a.sent_at END,
+			status       = CASE
+				WHEN r.status = 'settled' AND a.wanted = r.wanted THEN 'settled'
+				WHEN r.status = 'settled' THEN 'pending'
+				WHEN a.version = r.version THEN r.status
+				WHEN NOT @unknown AND a.sent = a.wanted THEN 'settled'
+				ELSE 'pending' END,
+			next_at      = CASE
+				WHEN a.version = r.version THEN now() + r.wait_us * interval '1 microsecond'
+				ELSE now() END,
+			batch_id     = CASE WHEN a.version = r.version AND r.status = 'pending' THEN r.batch_id END,
+			reason       = CASE WHEN a.version = r.version THEN r.reason ELSE '' END
+		FROM unnest(@profiles::uuid[], @wanted::boolean[], @versions::bigint[], @statuses::text[], @batches::bigint[],
+			@waits::bigint[], @reasons::text[]) AS r (profile_id, wanted, version, status, batch_id, wait_us, reason)
+		WHERE a.lane = @lane AND a.destination_id = @destination AND a.segment_id = @segment
+			AND a.profile_id = r.profile_id AND a.batch_id = @id AND a.status = 'claimed'`
+	sorted := slices.Clone(results)
+	slices.SortFunc(sorted, func(a, b result) int { return bytes.Compare(a.Profile[:], b.Profile[:]) })
+	var (
+		profiles = make([]ProfileID, len(sorted))
+		wanted   = make([]bool, len(sorted))
+		versions = make([]int64, len(sorted))
+		statuses = make([]string, len(sorted))
+		batches  = make([]*int64, len(sorted))
+		waits    = make([]int64, len(sorted))
+		reasons  = make([]string, len(sorted))
+	)
+	for i, r := range sorted {
+		profiles[i], wanted[i], versions[i], statuses[i] = r.Profile, r.Entered, r.Version, r.status
+		waits[i], reasons[i] = r.wait.Microseconds(), r.reason
+		if r.group > 0 {
+			batches[i] = &groups[r.group-1]
+		}
+	}
+	var batch pgx.Batch
+	batch.Queue(lock, pgx.StrictNamedArgs{
+		"lane": c.lane, "destination": c.destination, "segment": c.segment, "profiles": profiles,
+	})
+	batch.Queue(query, pgx.StrictNamedArgs{
+		"lane": c.lane, "destination": c.destination, "segment": c.segment, "id": c.id, "unknown": unknown,
+		"profiles": profiles, "wanted": wanted, "versions": versions, "statuses": statuses, "batches": batches,
+		"waits": waits, "reasons": reasons,
+	})
+	return tx.SendBatch(ctx, &batch).Close()
+}
+
+func writeLedger(ctx context.Context, tx pgx.Tx, c *claim, a attempt) error {
+	const query = `
+		WITH attempt AS (
+			INSERT INTO activation_attempts
+				(lane, id, destination_id, batch_id, message_key, number, started_at, latency_us, outcome, status, reason,
+				 excerpt, members)
+			VALUES (@lane, nextval('activation_attempt'), @destination, @batch, @key, @number, @started, @latency, @outcome,
+				@status, @reason, @excerpt, cardinality(@profiles::uuid[]))
+			RETURNING id
+		)
+		INSERT INTO deliveries
+			(lane, destination_id, attempt_id, segment_id, profile_id, version, entered, outcome, reason, at, changed_at,
+			 message_id, cause)
+		SELECT @lane::smallint, @destination::bigint, attempt.id, @segment, m.profile_id, m.version, m.entered, m.outcome, m.reason, @at,
+			m.changed_at, m.message_id, m.cause
+		FROM attempt, unnest(@profiles::uuid[], @versions::bigint[], @entered::boolean[], @outcomes::text[],
+			@reasons::text[], @changed::timestamptz[], @messages::text[], @causes::text[])
+			AS m (profile_id, version, entered, outcome, reason, changed_at, message_id, cause)`
+	n := len(c.members)
+	var (
+		profiles, versions = c.arrays()
+		entered            = make([]bool, n)
+		outcomes           = make([]string, n)
+		reasons            = make([]string, n)
+		changed            = make([]time.Time, n)
+		messages           = make([]string, n)
+		causes             = make([]string, n)
+	)
+	for i, m := range c.members {
+		r := a.outcome.row(i)
+		entered[i], outcomes[i], reasons[i] = m.Entered, string(r.Class), r.Reason
+		changed[i], messages[i], causes[i] = m.ChangedAt, m.MessageID, m.Cause
+	}
+	_, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{
+		"lane": c.lane, "destination": c.destination, "batch": c.id, "key": c.key, "number": c.tries,
+		"started": a.started,
+		"latency": a.latency.Microseconds(), "outcome": string(a.outcome.Class), "status": a.outcome.Status,
+		"reason": a.outcome.Reason, "excerpt": a.outcome.Excerpt, "segment": c.segment,
+		"at": a.started.Add(a.latency), "profiles": profiles, "versions": versions, "entered": entered,
+		"outcomes": outcomes, "reasons": reasons, "changed": changed, "messages": messages, "causes": causes,
+	})
+	if err != nil {
+		return fmt.Errorf("write the ledger: %w", err)
+	}
+	return nil
+}
+
+func changeDestination(ctx context.Context, tx pgx.Tx, id int64, d decision) error {
+	const status = `
+		UPDATE destinations
+		SET status = @status, status_reason = @reason, version = version + 1, updated_at = now()
+		WHERE id = @id AND status = 'active'`
+	const block = `
+		UPDATE destinations
+		SET blocked_until = greatest(blocked_until, now() + @wait)
+		WHERE id = @id`
+	if d.status != "" {
+		_, err := tx.Exec(ctx, status, pgx.StrictNamedArgs{"id": id, "status": d.status, "reason": d.reason})
+		if err != nil {
+			return fmt.Errorf("set destination %d %s: %w", id, d.status, err)
+		}
+	}
+	if d.block > 0 {
+		if _, err := tx.Exec(ctx, block, pgx.StrictNamedArgs{"id": id, "wait": d.block}); err != nil {
+			return fmt.Errorf("block destination %d: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// sweep gives back one batch whose lease has run out: its process died or hung, and nobody knows what became of it. It
+// tells whether there was one.
+func (q *queue) sweep(ctx context.Context, lanes int) (found bool, err error) {
+	const query = `
+		SELECT lane, id, destination_id, segment_id, profiles, versions, attempts, body IS NOT NULL
+		FROM activation_batches
+		WHERE lane = ANY(@lanes::smallint[]) AND claim_token IS NOT NULL AND lease_until < now()
+		LIMIT 1
+		FOR UPDATE SKIP LOCKED`
+	all := make([]int16, lanes)
+	for i := range all {
+		all[i] = int16(i)
+	}
+	err = pgx.BeginFunc(ctx, q.pool, func(tx pgx.Tx) error {
+		var (
+			c        claim
+			profiles []ProfileID
+			versions []int64
+			encoded  bool
+		)
+		err := tx.QueryRow(ctx, query, pgx.StrictNamedArgs{"lanes": all}).
+			Scan(&c.lane, &c.id, &c.destination, &c.segment, &profiles, &versions, &c.attempts, &encoded)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		found = true
+		for i, p := range profiles {
+			c.members = append(c.members, claimed{Profile: p, Version: versions[i]})
+		}
+		var d decision
+		attempts := min(c.attempts+1, len(q.schedule)) // a batch that kills whoever sends it must slow down
+		wait, _ := delay(q.schedule, attempts)
+		d.retry(c.members, len(c.members), attempts, wait, "nobody knows how the last attempt ended")
+		return q.applyDecision(ctx, tx, &c, d, []int64{0}, encoded)
+	})
+	if err != nil {
+		return false, fmt.Errorf("sweep claims whose lease ran out: %w", err)
+	}
+	return found, nil
+}
+
+// tidy forgets batches of which every member has changed since they were last tried, and with them the bodies: a batch
+// without rows never gets any again.
+func (q *queue) tidy(ctx context.Context) error {
+	const query = `
+		DELETE FROM activation_batches b
+		WHERE claim_token IS NULL AND NOT EXISTS (
+			SELECT
+			FROM activations a
+			WHERE a.lane = b.lane AND a.destination_id = b.destination_id AND a.segment_id = b.segment_id
+				AND a.profile_id = ANY(b.profiles) AND a.batch_id = b.id)`
+	if _, err := q.pool.Exec(ctx, query); err != nil {
+		return fmt.Errorf("forget batches without members: %w", err)
+	}
+	return nil
+}

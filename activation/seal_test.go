@@ -1,0 +1,67 @@
+package activation
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"strings"
+	"testing"
+)
+
+func TestKeyRing(t *testing.T) {
+	t.Parallel()
+	one := "k1:" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{1}, 32))
+	two := "k2:" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{2}, 32))
+	ring := func(s string) *KeyRing {
+		r, err := ParseKeyRing(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	here := Place{Table: "destinations", Column: "secrets", ID: 7}
+	sealed := ring(one).Seal(here, []byte("canary"))
+	if bytes.Contains(sealed, []byte("canary")) {
+		t.Error("the sealed value shows its secret")
+	}
+
+	t.Run("a value opens under any key of the ring", func(t *testing.T) {
+		t.Parallel()
+		rotated := ring(two + ", " + one)
+		got, err := rotated.Open(here, sealed)
+		if err != nil || string(got) != "canary" {
+			t.Errorf("Open = %q, %v", got, err)
+		}
+		if got, err := ring(two).Open(here, rotated.Seal(here, got)); err != nil || string(got) != "canary" {
+			t.Errorf("what is sealed anew does not open under the first key: %q, %v", got, err)
+		}
+	})
+	t.Run("a value does not open", func(t *testing.T) {
+		t.Parallel()
+		for name, open := range map[string]func() ([]byte, error){
+			"in another row":    func() ([]byte, error) { return ring(one).Open(Place{"destinations", "secrets", 8}, sealed) },
+			"in another column": func() ([]byte, error) { return ring(one).Open(Place{"destinations", "config", 7}, sealed) },
+			"without its key":   func() ([]byte, error) { return ring(two).Open(here, sealed) },
+			"once cut":          func() ([]byte, error) { return ring(one).Open(here, sealed[:len(sealed)-1]) },
+			"if empty":          func() ([]byte, error) { return ring(one).Open(here, nil) },
+			"if its key is cut": func() ([]byte, error) { return ring(one).Open(here, sealed[:3]) },
+			"if its text is cut": func() ([]byte, error) {
+				return ring(one).Open(here, sealed[:6])
+			},
+		} {
+			if got, err := open(); !errors.Is(err, ErrSealed) {
+				t.Errorf("%s: Open = %q, %v, want ErrSealed", name, got, err)
+			}
+		}
+	})
+	t.Run("a ring is refused", func(t *testing.T) {
+		t.Parallel()
+		for _, s := range []string{"", "k1", ":AAAA", "k1:AAAA", one + "," + one, one + ",", "k1:" + strings.Repeat("!", 44)} {
+			if _, err := ParseKeyRing(s); err == nil {
+				t.Errorf("ParseKeyRing(%q) succeeded", s)
+			} else if strings.Contains(err.Error(), "AAAA") {
+				t.Errorf("ParseKeyRing(%q): the error shows the key: %v", s, err)
+			}
+		}
+	})
+}

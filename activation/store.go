@@ -1,0 +1,615 @@
+package activation
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Status tells whether anything is sent to a destination. What should be sent is written down in any case.
+type Status string
+
+// A destination is paused by a person or by an answer that a person must look at, and disabled by the receiver.
+const (
+	Active   Status = "active"
+	Paused   Status = "paused"
+	Disabled Status = "disabled"
+)
+
+// Destination is one account at one partner, as it may be shown.
+type Destination struct {
+	ID           int64
+	Workspace    int32
+	Key          string
+	Name         string
+	Type         string
+	Config       jsontext.Value
+	Secrets      map[string]string // masked
+	Status       Status
+	StatusReason string
+	BlockedUntil time.Time // zero unless the partner asked to wait
+	Segments     []Attachment
+	Version      int64
+	CreatedAt    time.Time
+	UpdatedAt    time.Time
+}
+
+// Attachment is a segment that a destination is told about.
+type Attachment struct {
+	Segment    int64
+	Filled     bool // its members at the time of attaching are all on the ledger
+	AttachedAt time.Time
+}
+
+// database is a pool, or a transaction that what is done becomes a part of.
+type database interface {
+	Begin(ctx context.Context) (pgx.Tx, error)
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// Store manages destinations. Its methods may be called at once.
+type Store struct {
+	pool     *pgxpool.Pool
+	db       database // the pool, or a transaction
+	ring     *KeyRing
+	partners map[string]Partner
+	lanes    int
+}
+
+// NewStore returns a store of destinations at the given partners, in an installation with so many lanes.
+func NewStore(pool *pgxpool.Pool, ring *KeyRing, lanes int, partners ...Partner) *Store {
+	s := &Store{pool: pool, db: pool, ring: ring, lanes: lanes, partners: map[string]Partner{}}
+	for _, p := range partners {
+		s.partners[p.Type()] = p
+	}
+	return s
+}
+
+// In returns a store of the same destinations that works in a transaction: what it does is done when that is committed.
+func (s *Store) In(tx pgx.Tx) *Store {
+	in := *s
+	in.db = tx
+	return &in
+}
+
+// NewDestination is what somebody gives to make a [Destination].
+type NewDestination struct {
+	Key      string
+	Name     string // the key if empty
+	Type     string
+	Settings Settings
+}
+
+var (
+	keyForm    = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+	publicForm = regexp.MustCompile(`^dst_[0-9]+$`)
+)
+
+// Create makes a destination. The second result holds the secrets that the partner made up, to be shown this once. What is
+// wrong with the request is reported as [*FieldError]s, joined; a key that is taken as [ErrConflict].
+func (s *Store) Create(ctx context.Context, workspace int32, n NewDestination) (Destination, jsontext.Value, error) {
+	var errs []error
+	if !keyForm.MatchString(n.Key) || publicForm.MatchString(n.Key) {
+		errs = append(errs, &FieldError{"/key", "must be 1 to 63 of a-z, 0-9, _ and -, begin with a letter or digit, and not look like an id"})
+	}
+	if errs = append(errs, checkName(n.Name)); n.Type == "" {
+		errs = append(errs, &FieldError{"/type", "is required"})
+	}
+	settings := n.Settings
+	partner, ok := s.partners[n.Type]
+	if !ok && n.Type != "" {
+		errs = append(errs, &FieldError{"/type", "is not a type of destination"})
+	}
+	if ok {
+		var err error
+		settings, err = partner.Prepare(settings)
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return Destination{}, nil, err
+	}
+
+	const next = `SELECT nextval(pg_get_serial_sequence('destinations', 'id'))`
+	const insert = `
+		INSERT INTO destinations (id, workspace_id, key, name, type, config, secrets)
+		VALUES (@id, @workspace, @key, @name, @type, @config::text::jsonb, @secrets)`
+	var id int64
+	if err := s.db.QueryRow(ctx, next).Scan(&id); err != nil {
+		return Destination{}, nil, fmt.Errorf("create destination %q: %w", n.Key, err)
+	}
+	_, err := s.db.Exec(ctx, insert, pgx.StrictNamedArgs{
+		"id": id, "workspace": workspace, "key": n.Key, "name": cmp.Or(n.Name, n.Key), "type": n.Type,
+		"config": string(settings.Config), "secrets": s.ring.Seal(secretsOf(id), settings.Secrets),
+	})
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && refused.Code == uniqueViolation {
+		return Destination{}, nil, ErrConflict
+	}
+	if err != nil {
+		return Destination{}, nil, fmt.Errorf("create destination %q: %w", n.Key, err)
+	}
+	d, err := s.get(ctx, workspace, id)
+	return d, settings.Secrets, err
+}
+
+const uniqueViolation = "23505"
+
+func secretsOf(destination int64) Place {
+	return Place{Table: "destinations", Column: "secrets", ID: destination}
+}
+
+func checkName(name string) error {
+	if len(name) > 200 || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' }) {
+		return &FieldError{"/name", "must be at most 200 bytes, without control characters"}
+	}
+	return nil
+}
+
+// Get returns the destination with the given id, such as dst_7, or key.
+func (s *Store) Get(ctx context.Context, workspace int32, ref string) (Destination, error) {
+	id, err := s.find(ctx, workspace, ref)
+	if err != nil {
+		return Destination{}, err
+	}
+	return s.get(ctx, workspace, id)
+}
+
+func (s *Store) get(ctx context.Context, workspace int32, id int64) (Destination, error) {
+	list, err := s.list(ctx, workspace, id-1, 1)
+	if err != nil {
+		return Destination{}, err
+	}
+	if len(list) == 0 || list[0].ID != id {
+		return Destination{}, ErrNotFound
+	}
+	return list[0], nil
+}
+
+// find returns the id of the destination with the given id or key.
+func (s *Store) find(ctx context.Context, workspace int32, ref string) (int64, error) {
+	const query = `
+		SELECT id
+		FROM destinations
+		WHERE workspace_id = @workspace AND (id = @id OR key = @key)`
+	args := pgx.StrictNamedArgs{"workspace": workspace, "id": int64(0), "key": ref}
+	if publicForm.MatchString(ref) {
+		id, err := strconv.ParseInt(strings.TrimPrefix(ref, "dst_"), 10, 64)
+		if err != nil {
+			return 0, ErrNotFound
+		}
+		args["id"], args["key"] = id, ""
+	}
+	var id int64
+	err := s.db.QueryRow(ctx, query, args).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, ErrNotFound
+	}
+	if err != nil {
+		return 0, fmt.Errorf("find destination %q: %w", ref, err)
+	}
+	return id, nil
+}
+
+// List returns up to limit destinations with ids above after, by id.
+func (s *Store) List(ctx context.Context, workspace int32, after int64, limit int) ([]Destination, error) {
+	return s.list(ctx, workspace, after, limit)
+}
+
+func (s *Store) list(ctx context.Context, workspace int32, after int64, limit int) ([]Destination, error) {
+	const query = `
+		SELECT id, workspace_id, key, name, type, config::text, secrets, status, status_reason,
+			CASE WHEN blocked_until > now() THEN blocked_until END, version, created_at, updated_at
+		FROM destinations
+		WHERE workspace_id = @workspace AND id > @after
+		ORDER BY id
+		LIMIT @limit`
+	const attached = `
+		SELECT destination_id, segment_id, filled, attached_at
+		FROM destination_segments
+		WHERE destination_id = ANY(@ids) AND attached
+		ORDER BY destination_id, segment_id`
+	rows, _ := s.db.Query(ctx, query, pgx.StrictNamedArgs{"workspace": workspace, "after": after, "limit": limit})
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Destination, error) {
+		var (
+			d       Destination
+			config  string
+			sealed  []byte
+			blocked *time.Time
+		)
+		err := row.Scan(&d.ID, &d.Workspace, &d.Key, &d.Name, &d.Type, &config, &sealed, &d.Status, &d.StatusReason,
+			&blocked, &d.Version, &d.CreatedAt, &d.UpdatedAt)
+		if err != nil {
+			return Destination{}, err
+		}
+		d.Config = jsontext.Value(config)
+		if blocked != nil {
+			d.BlockedUntil = *blocked
+		}
+		secrets, err := s.ring.Open(secretsOf(d.ID), sealed)
+		if p := s.partners[d.Type]; err == nil && p != nil {
+			d.Secrets = p.Mask(secrets)
+		}
+		return d, nil // secrets that do not open must not hide the destination: they are missing, and sending says why
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list destinations: %w", err)
+	}
+	index := make(map[int64]int, len(list))
+	ids := make([]int64, len(list))
+	for i, d := range list {
+		index[d.ID], ids[i] = i, d.ID
+	}
+	rows, _ = s.db.Query(ctx, attached, pgx.StrictNamedArgs{"ids": ids})
+	var (
+		id int64
+		a  Attachment
+	)
+	_, err = pgx.ForEachRow(rows, []any{&id, &a.Segment, &a.Filled, &a.AttachedAt}, func() error {
+		list[index[id]].Segments = append(list[index[id]].Segments, a)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list attached segments: %w", err)
+	}
+	return list, nil
+}
+
+// Update is what somebody wants to change of a [Destination]. Nil fields stay as they are.
+type Update struct {
+	Name    *string
+	Config  jsontext.Value
+	Secrets jsontext.Value
+	Version int64 // that the caller has seen; 0 if it does not care
+}
+
+// Update changes a destination. If somebody else changed it since u.Version it returns [ErrStale]; what is wrong with the
+// request is reported as [*FieldError]s, joined.
+func (s *Store) Update(ctx context.Context, workspace int32, ref string, u Update) (Destination, error) {
+	id, err := s.find(ctx, workspace, ref)
+	if err != nil {
+		return Destination{}, err
+	}
+	err = pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+		row, err := s.lock(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if u.Version != 0 && u.Version != row.version {
+			return ErrStale
+		}
+		if u.Name != nil {
+			if err := checkName(*u.Name); err != nil {
+				return err
+			}
+			row.name = cmp.Or(*u.Name, row.key)
+		}
+		if u.Config != nil || u.Secrets != nil {
+			settings := row.settings
+			if u.Config != nil {
+				settings.Config = u.Config
+			}
+			if u.Secrets != nil {
+				settings.Secrets = u.Secrets
+			}
+			if row.settings, err = row.partner.Prepare(settings); err != nil {
+				return err
+			}
+		}
+		return s.save(ctx, tx, row)
+	})
+	if err != nil {
+		return Destination{}, storeError(err, "update", ref)
+	}
+	return s.get(ctx, workspace, id)
+}
+
+// RotateSecret replaces the secrets of a destination. The previous ones hold for a while longer; the new ones are
+// returned, to be shown this once.
+func (s *Store) RotateSecret(ctx context.Context, workspace int32, ref string) (map[string]string, error) {
+	id, err := s.find(ctx, workspace, ref)
+	if err != nil {
+		return nil, err
+	}
+	var shown map[string]string
+	err = pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+		row, err := s.lock(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		rotator, ok := row.partner.(Rotator)
+		if !ok {
+			return ErrUnsupported
+		}
+		if row.settings.Secrets, shown, err = rotator.Rotate(row.settings.Secrets, time.Now()); err != nil {
+			return err
+		}
+		return s.save(ctx, tx, row)
+	})
+	if err != nil {
+		return nil, storeError(err, "rotate the secret of", ref)
+	}
+	return shown, nil
+}
+
+// locked is a destination that a transaction is about to change.
+type locked struct {
+	id        int64
+	key, name string
+	version   int64
+	partner   Partner
+	settings  Settings
+}
+
+func (s *Store) lock(ctx context.Context, tx pgx.Tx, id int64) (locked, error) {
+	const query = `
+		SELECT key, name, type, config::text, secrets, version
+		FROM destinations
+		WHERE id = @id
+		FOR UPDATE`
+	var (
+		row          = locked{id: id}
+		kind, config string
+		sealed       []byte
+	)
+	err := tx.QueryRow(ctx, query, pgx.StrictNamedArgs{"id": id}).
+		Scan(&row.key, &row.name, &kind, &config, &sealed, &row.version)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return locked{}, ErrNotFound
+	}
+	if err != nil {
+		return locked{}, err
+	}
+	if row.partner = s.partners[kind]; row.partner == nil {
+		return locked{}, ErrUnsupported
+	}
+	secrets, err := s.ring.Open(secretsOf(id), sealed)
+	if err != nil {
+		return locked{}, err
+	}
+	row.settings = Settings{Config: jsontext.Value(config), Secrets: secrets}
+	return row, nil
+}
+
+func (s *Store) save(ctx context.Context, tx pgx.Tx, row locked) error {
+	const query = `
+		UPDATE destinations
+		SET name = @name, config = @config::text::jsonb, secrets = @secrets, version = version + 1, updated_at = now()
+		WHERE id = @id`
+	_, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{
+		"id": row.id, "name": row.name, "config": string(row.settings.Config),
+		"secrets": s.ring.Seal(secretsOf(row.id), row.settings.Secrets),
+	})
+	return err
+}
+
+// storeError passes on what callers act upon and wraps the rest.
+func storeError(err error, doing, ref string) error {
+	var field *FieldError
+	for _, known := range []error{ErrNotFound, ErrConflict, ErrStale, ErrUnsupported} {
+		if errors.Is(err, known) {
+			return known
+		}
+	}
+	if errors.As(err, &field) {
+		return err
+	}
+	return fmt.Errorf("%s destination %q: %w", doing, ref, err)
+}
+
+// Pause keeps anything from being sent to a destination until [Store.Resume]. What is under way is not called back.
+func (s *Store) Pause(ctx context.Context, workspace int32, ref, reason string) (Destination, error) {
+	const query = `
+		UPDATE destinations
+		SET status = 'paused', status_reason = @reason, version = version + 1, updated_at = now()
+		WHERE id = @id`
+	return s.setStatus(ctx, workspace, ref, "pause", query, pgx.StrictNamedArgs{"reason": reason})
+}
+
+// Resume has everything sent to a destination that waits for it, at once, whatever it waited for.
+func (s *Store) Resume(ctx context.Context, workspace int32, ref string) (Destination, error) {
+	const query = `
+		UPDATE destinations
+		SET status = 'active', status_reason = '', blocked_until = '-infinity', version = version + 1, updated_at = now()
+		WHERE id = @id`
+	d, err := s.setStatus(ctx, workspace, ref, "resume", query, pgx.StrictNamedArgs{})
+	if err != nil {
+		return Destination{}, err
+	}
+	return d, hasten(ctx, s.db, s.lanes, d.ID)
+}
+
+func (s *Store) setStatus(
+	ctx context.Context, workspace int32, ref, doing, query string, args pgx.StrictNamedArgs,
+) (Destination, error) {
+	id, err := s.find(ctx, workspace, ref)
+	if err != nil {
+		return Destination{}, err
+	}
+	args["id"] = id
+	if _, err := s.db.Exec(ctx, query, args); err != nil {
+		return Destination{}, fmt.Errorf("%s destination %q: %w", doing, ref, err)
+	}
+	return s.get(ctx, workspace, id)
+}
+
+// hasten makes due now what waits for its next attempt at a destination.
+func hasten(ctx context.Context, db database, lanes int, destination int64) error {
+	const query = `
+		WITH waiting AS (
+			SELECT segment_id, profile_id
+			FROM activations
+			WHERE lane = @lane AND destination_id = @destination AND status = 'pending' AND next_at > now()
+			ORDER BY segment_id, profile_id
+			LIMIT @chunk
+			FOR UPDATE
+		)
+		UPDATE activations a
+		SET next_at = now()
+		FROM waiting w
+		WHERE a.lane = @lane AND a.destination_id = @destination
+			AND a.segment_id = w.segment_id AND a.profile_id = w.profile_id`
+	for lane := range lanes {
+		_, err := inChunks(ctx, db, query, pgx.StrictNamedArgs{"lane": lane, "destination": destination})
+		if err != nil {
+			return fmt.Errorf("hasten what waits for destination %d: %w", destination, err)
+		}
+	}
+	return nil
+}
+
+const chunk = 5000
+
+// inChunks runs a statement, with @chunk set, until it changes fewer rows than that. It returns how many it changed.
+func inChunks(ctx context.Context, db database, query string, args pgx.StrictNamedArgs) (total int64, err error) {
+	args["chunk"] = chunk
+	for {
+		tag, err := db.Exec(ctx, query, args)
+		if err != nil {
+			return total, err
+		}
+		if total += tag.RowsAffected(); tag.RowsAffected() < chunk {
+			return total, nil
+		}
+	}
+}
+
+// TestResult is what a destination answered to a test.
+type TestResult struct {
+	OK      bool
+	Outcome string
+	Status  int // of HTTP; 0 if there was no answer
+	Reason  string
+	Excerpt string
+	Latency time.Duration
+}
+
+// Test sends something to a destination that changes no audience, and waits for the answer.
+func (s *Store) Test(ctx context.Context, workspace int32, ref string) (TestResult, error) {
+	id, err := s.find(ctx, workspace, ref)
+	if err != nil {
+		return TestResult{}, err
+	}
+	t, partner, err := target(ctx, s.db, s.ring, s.partners, id)
+	if err != nil {
+		return TestResult{}, storeError(err, "test", ref)
+	}
+	ctx, cancel := context.WithTimeout(ctx, partner.Limits(t).Timeout)
+	defer cancel()
+	start := time.Now()
+	o := partner.Test(ctx, t)
+	return TestResult{
+		OK: o.Class == OK, Outcome: string(o.Class), Status: o.Status, Reason: o.Reason, Excerpt: o.Excerpt,
+		Latency: time.Since(start),
+	}, nil
+}
+
+// target returns a destination as its partner needs it, and the partner.
+func target(
+	ctx context.Context, db database, ring *KeyRing, partners map[string]Partner, id int64,
+) (Target, Partner, error) {
+	const query = `
+		SELECT workspace_id, key, name, type, config::text, secrets
+		FROM destinations
+		WHERE id = @id`
+	var (
+		t            = Target{ID: id}
+		kind, config string
+		sealed       []byte
+	)
+	err := db.QueryRow(ctx, query, pgx.StrictNamedArgs{"id": id}).
+		Scan(&t.Workspace, &t.Key, &t.Name, &kind, &config, &sealed)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Target{}, nil, ErrNotFound
+	}
+	if err != nil {
+		return Target{}, nil, fmt.Errorf("read destination %d: %w", id, err)
+	}
+	partner := partners[kind]
+	if partner == nil {
+		return Target{}, nil, fmt.Errorf("destination %d is of type %q: %w", id, kind, ErrUnsupported)
+	}
+	t.Config = jsontext.Value(config)
+	if t.Secrets, err = ring.Open(secretsOf(id), sealed); err != nil {
+		return Target{}, nil, err
+	}
+	return t, partner, nil
+}
+
+// Delete forgets a destination and its ledger. It tells the partner nothing: detach its segments first, and wait until
+// nothing is pending, to have it hold nobody any more.
+func (s *Store) Delete(ctx context.Context, workspace int32, ref string) error {
+	id, err := s.find(ctx, workspace, ref)
+	if err != nil {
+		return err
+	}
+	const disable = `
+		UPDATE destinations
+		SET status = 'disabled', status_reason = 'being deleted', version = version + 1, updated_at = now()
+		WHERE id = @id`
+	const detach = `DELETE FROM destination_segments WHERE destination_id = @id`
+	err = pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+		if err := lockConfig(ctx, tx); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, disable, pgx.StrictNamedArgs{"id": id}); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, detach, pgx.StrictNamedArgs{"id": id})
+		return err
+	})
+	if err != nil {
+		return storeError(err, "delete", ref)
+	}
+	// From here on nobody adds rows, and a deletion that is interrupted can be repeated.
+	for _, query := range []string{
+		`DELETE FROM activations a
+		USING (
+			SELECT segment_id, profile_id
+			FROM activations
+			WHERE lane = @lane AND destination_id = @id
+			ORDER BY segment_id, profile_id
+			LIMIT @chunk
+			FOR UPDATE
+		) d
+		WHERE a.lane = @lane AND a.destination_id = @id AND a.segment_id = d.segment_id AND a.profile_id = d.profile_id`,
+		`DELETE FROM activation_batches
+		WHERE lane = @lane AND id IN (
+			SELECT id FROM activation_batches WHERE lane = @lane AND destination_id = @id LIMIT @chunk)`,
+		`DELETE FROM deliveries
+		WHERE lane = @lane AND destination_id = @id AND id IN (
+			SELECT id FROM deliveries WHERE lane = @lane AND destination_id = @id LIMIT @chunk)`,
+		`DELETE FROM activation_attempts
+		WHERE lane = @lane AND id IN (
+			SELECT id FROM activation_attempts WHERE lane = @lane AND destination_id = @id LIMIT @chunk)`,
+	} {
+		for lane := range s.lanes {
+			if _, err := inChunks(ctx, s.db, query, pgx.StrictNamedArgs{"lane": lane, "id": id}); err != nil {
+				return storeError(err, "delete what was sent to", ref)
+			}
+		}
+	}
+	const remove = `DELETE FROM destinations WHERE id = @id`
+	if _, err := s.db.Exec(ctx, remove, pgx.StrictNamedArgs{"id": id}); err != nil {
+		return storeError(err, "delete", ref)
+	}
+	return nil
+}
+
+// lockConfig waits for those who write activations under the present attachments, and keeps others from beginning to.
+func lockConfig(ctx context.Context, tx pgx.Tx) error {
+	const query = `SELECT pg_advisory_xact_lock(@lock)`
+	_, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{"lock": ConfigLock})
+	return err
+}

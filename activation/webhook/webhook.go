@@ -1,0 +1,282 @@
+// Package webhook tells a customer's own endpoint who entered and left a segment, signed as Standard Webhooks 1.0.0 says.
+//
+//	POST /hooks/audience
+//	webhook-id: msg_…          the same for all attempts: a receiver's idempotency key
+//	webhook-timestamp: …       of this attempt
+//	webhook-signature: v1,…    one for each secret that holds
+//
+//	{"type": "segment.membership_changed", "timestamp": "…",
+//	 "data": {"segment": {"id", "key", "name"}, "sequence": 8812, "entered": [{"profile_id", …}], "left": []}}
+//
+// Order of arrival is not promised. Of two messages about one person in one segment the one with the greater sequence is
+// the later.
+package webhook
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/mubatch/mubatch/activation"
+)
+
+const (
+	timeout     = 20 * time.Second
+	overlap     = 24 * time.Hour // for which a rotated secret still holds
+	tolerance   = 5 * time.Minute
+	maxResponse = 64 << 10
+)
+
+// Partner sends webhooks. Make one with [New].
+type Partner struct {
+	client   *http.Client
+	outbound activation.Outbound
+}
+
+var (
+	_ activation.Partner = (*Partner)(nil)
+	_ activation.Rotator = (*Partner)(nil)
+)
+
+// New returns a partner that sends with client, which must be one of [activation.NewClient] for the same cfg.
+func New(client *http.Client, cfg activation.Outbound) *Partner {
+	return &Partner{client: client, outbound: cfg}
+}
+
+// Config is what a webhook destination's config holds.
+type Config struct {
+	URL         string `json:"url"`
+	Batch       int    `json:"batch,omitzero"`       // people in one message, at most: 100
+	Concurrency int    `json:"concurrency,omitzero"` // messages at once: 4
+}
+
+// secrets is what is sealed: the present secret, and the one before it until it ends.
+type secrets struct {
+	Secret   string    `json:"secret"`
+	Previous string    `json:"previous,omitzero"`
+	Until    time.Time `json:"until,omitzero"`
+}
+
+// Type returns "webhook".
+func (*Partner) Type() string { return "webhook" }
+
+// Prepare implements [activation.Partner]. A destination without a secret gets one.
+func (p *Partner) Prepare(s activation.Settings) (activation.Settings, error) {
+	var (
+		errs []error
+		cfg  Config
+		sec  secrets
+	)
+	if err := unmarshal(s.Config, &cfg); err != nil {
+		errs = append(errs, &activation.FieldError{Pointer: "/config", Detail: "must hold url, and may hold batch and concurrency"})
+	} else {
+		if wrong := p.outbound.CheckURL(cfg.URL); wrong != "" {
+			errs = append(errs, &activation.FieldError{Pointer: "/config/url", Detail: wrong})
+		}
+		if cfg.Batch < 0 || cfg.Batch > 1000 {
+			errs = append(errs, &activation.FieldError{Pointer: "/config/batch", Detail: "must be from 1 to 1000"})
+		}
+		if cfg.Concurrency < 0 || cfg.Concurrency > 16 {
+			errs = append(errs, &activation.FieldError{Pointer: "/config/concurrency", Detail: "must be from 1 to 16"})
+		}
+	}
+	if err := unmarshal(s.Secrets, &sec); err != nil {
+		errs = append(errs, &activation.FieldError{Pointer: "/secrets", Detail: "may hold secret"})
+	} else if sec.Secret == "" {
+		sec.Secret = NewSecret()
+	} else if _, err := parseSecret(sec.Secret); err != nil {
+		errs = append(errs, &activation.FieldError{Pointer: "/secrets/secret", Detail: err.Error()})
+	}
+	if err := errors.Join(errs...); err != nil {
+		return activation.Settings{}, err
+	}
+	if cfg.Batch == 0 {
+		cfg.Batch = 100
+	}
+	if cfg.Concurrency == 0 {
+		cfg.Concurrency = 4
+	}
+	return marshal(cfg, sec)
+}
+
+func unmarshal(v jsontext.Value, into any) error {
+	if len(v) == 0 {
+		return nil
+	}
+	return json.Unmarshal(v, into, json.RejectUnknownMembers(true))
+}
+
+func marshal(cfg Config, sec secrets) (activation.Settings, error) {
+	config, err := json.Marshal(cfg)
+	if err != nil {
+		return activation.Settings{}, fmt.Errorf("encode a webhook's config: %w", err)
+	}
+	sealed, err := json.Marshal(sec)
+	if err != nil {
+		return activation.Settings{}, fmt.Errorf("encode a webhook's secrets: %w", err)
+	}
+	return activation.Settings{Config: config, Secrets: sealed}, nil
+}
+
+// Mask shows the last four characters of each secret.
+func (*Partner) Mask(v jsontext.Value) map[string]string {
+	var sec secrets
+	if unmarshal(v, &sec) != nil || sec.Secret == "" {
+		return nil
+	}
+	shown := map[string]string{"secret": mask(sec.Secret)}
+	if time.Now().Before(sec.Until) {
+		shown["previous"] = mask(sec.Previous)
+	}
+	return shown
+}
+
+func mask(secret string) string { return secretPrefix + "…" + secret[max(0, len(secret)-4):] }
+
+// Rotate makes a new secret. For a day messages are signed with both.
+func (*Partner) Rotate(v jsontext.Value, now time.Time) (jsontext.Value, map[string]string, error) {
+	var sec secrets
+	if err := unmarshal(v, &sec); err != nil {
+		return nil, nil, fmt.Errorf("read a webhook's secrets: %w", err)
+	}
+	sec = secrets{Secret: NewSecret(), Previous: sec.Secret, Until: now.Add(overlap).UTC()}
+	kept, err := json.Marshal(sec)
+	return kept, map[string]string{"secret": sec.Secret}, err
+}
+
+// Limits implements [activation.Partner].
+func (*Partner) Limits(t activation.Target) activation.Limits {
+	var cfg Config
+	_ = unmarshal(t.Config, &cfg) // what does not decode is reported when a message is made
+	return activation.Limits{Members: cfg.Batch, Mixed: true, Concurrency: cfg.Concurrency, Timeout: timeout}
+}
+
+// Encode implements [activation.Partner].
+func (*Partner) Encode(_ activation.Target, b activation.Batch) (body []byte, took int, err error) {
+	return encode(b)
+}
+
+// Send implements [activation.Partner].
+func (p *Partner) Send(ctx context.Context, to activation.Target, m activation.Message) activation.Outcome {
+	return p.post(ctx, to, m.Key, m.Body)
+}
+
+// Test sends a message of type mubatch.test.
+func (p *Partner) Test(ctx context.Context, to activation.Target) activation.Outcome {
+	body, err := json.Marshal(payload{
+		Type: "mubatch.test", Timestamp: time.Now().UTC(), Data: map[string]string{"destination": to.Key},
+	})
+	if err != nil {
+		return activation.Outcome{Class: activation.Config, Reason: "the message could not be made"}
+	}
+	return p.post(ctx, to, "msg_test_"+strconv.FormatInt(time.Now().UnixNano(), 36), body)
+}
+
+func (p *Partner) post(ctx context.Context, to activation.Target, id string, body []byte) activation.Outcome {
+	var (
+		cfg Config
+		sec secrets
+	)
+	if err := errors.Join(unmarshal(to.Config, &cfg), unmarshal(to.Secrets, &sec)); err != nil {
+		return activation.Outcome{Class: activation.Config, Reason: "the destination's settings cannot be read"}
+	}
+	now := time.Now()
+	keys, err := sec.keys(now)
+	if err != nil {
+		return activation.Outcome{Class: activation.Config, Reason: "the signing secret cannot be read"}
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, cfg.URL, bytes.NewReader(body))
+	if err != nil {
+		return activation.Outcome{Class: activation.Config, Reason: "the URL cannot be read"}
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", "mubatch-webhook/1")
+	req.Header.Set("webhook-id", id)
+	req.Header.Set("webhook-timestamp", strconv.FormatInt(now.Unix(), 10))
+	req.Header.Set("webhook-signature", sign(keys, id, now, body))
+	res, err := p.client.Do(req)
+	if err != nil {
+		reason, unknown := activation.Failure(err)
+		class := activation.Retry
+		if errors.Is(err, activation.ErrInsecure) {
+			class = activation.Config
+		}
+		return activation.Outcome{Class: class, Unknown: unknown, Reason: reason}
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(res.Body, maxResponse))
+	o := classify(res, now)
+	o.Excerpt = activation.Redact(answer)
+	if err != nil && o.Class != activation.OK {
+		o.Unknown = true
+	}
+	return o
+}
+
+func (s secrets) keys(now time.Time) ([][]byte, error) {
+	key, err := parseSecret(s.Secret)
+	if err != nil {
+		return nil, err
+	}
+	keys := [][]byte{key}
+	if s.Previous != "" && now.Before(s.Until) {
+		if key, err = parseSecret(s.Previous); err != nil {
+			return nil, err
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+// classify tells what an answer means. The status line is the receiver's word: once it says 2xx, nothing that happens to
+// the rest of the answer takes it back.
+func classify(res *http.Response, sent time.Time) activation.Outcome {
+	o := activation.Outcome{Status: res.StatusCode, Reason: fmt.Sprintf("the receiver answered %d", res.StatusCode)}
+	wait, asked := retryAfter(res.Header.Get("Retry-After"), time.Now())
+	switch code := res.StatusCode; {
+	case code >= 200 && code < 300:
+		o.Class, o.Reason = activation.OK, ""
+	case code == http.StatusGone:
+		o.Class = activation.Gone
+	case asked && (code == http.StatusTooManyRequests || code >= 500):
+		o.Class, o.Wait, o.Unknown = activation.RetryAfter, wait, code >= 500
+	case (code == http.StatusUnauthorized || code == http.StatusForbidden || code == http.StatusBadRequest) &&
+		skewed(res.Header.Get("Date"), sent):
+		o.Class = activation.Retry
+		o.Reason += ", and its clock differs from ours by more than five minutes"
+	case code == http.StatusUnauthorized, code == http.StatusForbidden:
+		o.Class = activation.Reauth
+	case code == http.StatusBadRequest, code == http.StatusRequestEntityTooLarge, code == http.StatusUnprocessableEntity:
+		o.Class = activation.Split
+	case code >= 300 && code < 400:
+		o.Class = activation.Retry
+		o.Reason += ", and redirects are not followed"
+	default:
+		o.Class, o.Unknown = activation.Retry, code >= 500 || code == http.StatusRequestTimeout
+	}
+	return o
+}
+
+// retryAfter reads both forms of Retry-After.
+func retryAfter(value string, now time.Time) (wait time.Duration, ok bool) {
+	if seconds, err := strconv.ParseInt(value, 10, 32); err == nil && seconds >= 0 {
+		return time.Duration(seconds) * time.Second, true
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return max(at.Sub(now), 0), true
+	}
+	return 0, false
+}
+
+func skewed(date string, now time.Time) bool {
+	at, err := http.ParseTime(date)
+	return err == nil && at.Sub(now).Abs() > tolerance
+}
