@@ -1,0 +1,29 @@
+package profiles
+
+import "time"
+
+// MessageKind tells how the body of a [Message] is to be read.
+type MessageKind uint8
+
+// The kinds are stored in streams and outboxes: never renumber them.
+const (
+	KindEvent MessageKind = 1 // an event, cleaned JSON, from the collector
+	KindClaim MessageKind = 2 // to an identifier's home lane: somebody claims it
+	KindLink  MessageKind = 3 // to the workspace's family lane: one user claims another
+	KindRoot  MessageKind = 4 // to a user's home lane: this is your root now
+	KindRoute MessageKind = 5 // to the lane that held a fragment: it belongs elsewhere now
+	KindPiece MessageKind = 6 // to the lane of a root: a part of a fragment, to be merged in
+
+	KindReplay MessageKind = 7 // to the lane of a failed event: try it again
+)
+
+// Message is what a lane's stream carries: an event from the collector, or what one lane has to tell another.
+type Message struct {
+	Kind      MessageKind
+	Workspace int32
+	Source    int32     // the source of an event; 0 between lanes
+	ID        Key       // with Workspace and Source, what makes the message distinct: see [MessageKey]
+	Key       Key       // the identifier it is about
+	Received  time.Time // when the collector took the event in, to the millisecond
+	Body      []byte
+}
