@@ -1,0 +1,97 @@
+package profiles
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/mubatch/mubatch/activation"
+)
+
+// Config tunes a [Store]. A zero field means its default.
+type Config struct {
+	Lanes   int    // how many lanes there are, fixed at install: 16
+	Cached  int    // how many profiles the owner of a lane keeps in memory: 5,000 a lane
+	Version string // of this software, noted with failed events
+}
+
+func (c Config) withDefaults() Config {
+	if c.Lanes == 0 {
+		c.Lanes = 16
+	}
+	if c.Cached == 0 {
+		c.Cached = 5000
+	}
+	return c
+}
+
+// Store keeps profiles, segments and all that lanes need in Postgres. It is safe for concurrent use; the lanes it opens
+// are not.
+type Store struct {
+	pool       *pgxpool.Pool
+	activation enqueuer
+	wake       func()
+	log        *slog.Logger
+	lanes      int
+	cached     int
+	version    string
+}
+
+// enqueuer takes over who entered and who left, and which segments are no more; *activation.Ledger is the real one.
+type enqueuer interface {
+	Enqueue(ctx context.Context, tx pgx.Tx, lane int, changes []activation.Change) (int, error)
+	SegmentDeleted(ctx context.Context, tx pgx.Tx, segment int64) error
+}
+
+// NewStore returns a store. wake is called after a commit that left something to activate; it must not block.
+func NewStore(pool *pgxpool.Pool, cfg Config, out enqueuer, wake func(), log *slog.Logger) *Store {
+	cfg = cfg.withDefaults()
+	return &Store{
+		pool:       pool,
+		activation: out,
+		wake:       wake,
+		log:        log,
+		lanes:      cfg.Lanes,
+		cached:     cfg.Cached,
+		version:    cfg.Version,
+	}
+}
+
+// Lanes is how many lanes there are.
+func (s *Store) Lanes() int { return s.lanes }
+
+// Install makes the rows of the lanes. The number of lanes is fixed by the first install: another number is an error,
+// because everybody's home would change.
+func (s *Store) Install(ctx context.Context) error {
+	const query = `
+		INSERT INTO lanes (lane)
+		SELECT generate_series(0, $1::integer - 1)
+		WHERE NOT EXISTS (SELECT FROM lanes)
+		ON CONFLICT DO NOTHING`
+	const count = `SELECT count(*) FROM lanes`
+	if s.lanes < 1 || s.lanes > 1<<12 {
+		return fmt.Errorf("the number of lanes is %d, must be from 1 to %d", s.lanes, 1<<12)
+	}
+	if _, err := s.pool.Exec(ctx, query, s.lanes); err != nil {
+		return fmt.Errorf("install lanes: %w", err)
+	}
+	var n int
+	if err := s.pool.QueryRow(ctx, count).Scan(&n); err != nil {
+		return fmt.Errorf("count lanes: %w", err)
+	}
+	if n != s.lanes {
+		return fmt.Errorf("this database was installed with %d lanes, the configuration says %d", n, s.lanes)
+	}
+	return s.Partition(ctx)
+}
+
+// Errors that callers act on.
+var (
+	ErrNotFound = errors.New("not found")
+	ErrConflict = errors.New("conflicts with what is there")
+	ErrStale    = errors.New("changed by somebody else meanwhile")
+)

@@ -1,0 +1,88 @@
+package profiles
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Traced is what became of an event.
+type Traced struct {
+	Source     int32
+	ReceivedAt time.Time
+
+	Applied   bool // otherwise it failed
+	Type      string
+	Name      string
+	Profile   Key // whose it is now
+	EventAt   time.Time
+	AppliedAt time.Time
+
+	Failed FailedEvent
+
+	Transitions []Recorded // that it caused, in order
+}
+
+// Trace returns what became of the events of a messageId: one for each source that sent it, the one received last first.
+// An event that is not among them has not been flushed yet, or never came in.
+func (r *Reader) Trace(ctx context.Context, workspace int32, messageID string) ([]Traced, error) {
+	args := pgx.StrictNamedArgs{"workspace": workspace, "lanes": laneList(r.lanes), "message": MessageKey(messageID)}
+	const applied = `
+		SELECT source_id, received_at, type, name, key, event_at, applied_at
+		FROM events
+		WHERE lane = ANY (@lanes) AND message_key = @message AND workspace_id = @workspace`
+	rows, _ := r.db.Query(ctx, applied, args) // err: below
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t Traced, err error) {
+		t.Applied = true
+		err = row.Scan(&t.Source, &t.ReceivedAt, &t.Type, &t.Name, &t.Profile, &t.EventAt, &t.AppliedAt)
+		return t, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("trace applied events: %w", err)
+	}
+	for i := range found {
+		if found[i].Profile, err = r.root(ctx, workspace, found[i].Profile); err != nil {
+			return nil, err
+		}
+	}
+
+	const failed = selectFailed + `
+		WHERE lane = ANY (@lanes) AND message_key = @message AND workspace_id = @workspace
+		ORDER BY failed_at DESC`
+	rows, _ = r.db.Query(ctx, failed, args) // err: below
+	failures, err := pgx.CollectRows(rows, scanFailed)
+	if err != nil {
+		return nil, fmt.Errorf("trace failed events: %w", err)
+	}
+	for _, f := range failures {
+		if !slices.ContainsFunc(found, func(t Traced) bool { return t.Source == f.Source }) {
+			found = append(found, Traced{Source: f.Source, ReceivedAt: f.ReceivedAt, Failed: f})
+		}
+	}
+
+	const caused = `
+		SELECT at, lane, seq, segment_id, profile_id, entered, cause, cause_source_id, cause_message_id
+		FROM transitions
+		WHERE lane = ANY (@lanes) AND cause_message_key = @message AND workspace_id = @workspace
+		ORDER BY at, lane, seq`
+	rows, _ = r.db.Query(ctx, caused, args) // err: below
+	transitions, err := pgx.CollectRows(rows, scanRecorded)
+	if err != nil {
+		return nil, fmt.Errorf("trace transitions: %w", err)
+	}
+	for _, t := range transitions {
+		for i := range found {
+			if found[i].Source == t.Cause.Source {
+				found[i].Transitions = append(found[i].Transitions, t)
+			}
+		}
+	}
+	slices.SortFunc(found, func(a, b Traced) int {
+		return cmp.Or(b.ReceivedAt.Compare(a.ReceivedAt), cmp.Compare(a.Source, b.Source))
+	})
+	return found, nil
+}
