@@ -1,0 +1,306 @@
+package collector
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/mubatch/mubatch/profiles"
+)
+
+var (
+	// ErrUnknownKey says that no source takes events under a write key: it never was one, it was revoked, or its
+	// source is disabled.
+	ErrUnknownKey = errors.New("unknown write key")
+	// ErrNoDirectory says that the directory cannot tell now whether it knows a write key.
+	ErrNoDirectory = errors.New("the directory of write keys cannot be read")
+)
+
+// Grant is what a write key allows: to send events to one source.
+type Grant struct {
+	KeyID       int32           `db:"key_id" json:"key_id"`
+	Key         string          `db:"key" json:"key"`
+	SourceID    int32           `db:"source_id" json:"source_id"`
+	WorkspaceID int32           `db:"workspace_id" json:"workspace_id"`
+	Secret      profiles.Secret `db:"secret" json:"secret"` // the workspace's
+	Settings    SourceSettings  `db:"settings" json:"settings"`
+
+	used *atomic.Bool // since last_used_at was written
+}
+
+const (
+	directoryRefresh  = time.Second
+	directoryMinPause = 100 * time.Millisecond // between two reads that unknown keys ask for
+	directoryTimeout  = 2 * time.Second
+	directorySave     = time.Minute // also if nothing has changed: the file tells its age
+)
+
+// Directory is the write keys in memory, so that intake asks nobody. It follows the tables within a second, at once for
+// a key that is new, and goes on without Postgres on what it knows, which a file carries over restarts.
+type Directory struct {
+	cfg  Config
+	pool *pgxpool.Pool
+	log  *slog.Logger
+
+	snapshot atomic.Pointer[directorySnapshot]
+
+	mu   sync.Mutex
+	next *directoryRead // what those who wait for a read that has not begun wait for
+	turn chan struct{}  // one read at a time
+	last time.Time      // when a read began; whoever has the turn
+
+	// Of Run alone:
+	saved     []Grant
+	savedAt   time.Time
+	countedAt time.Time
+}
+
+type directorySnapshot struct {
+	asOf   time.Time
+	grants map[string]Grant
+	list   []Grant // in the order of their ids
+}
+
+type directoryRead struct {
+	done chan struct{}
+	err  error
+}
+
+// NewDirectory returns the directory of the write keys in pool's database, as the file of cfg knows it, if there is
+// one. It does not ask Postgres; [Directory.Run] does.
+func NewDirectory(cfg Config, pool *pgxpool.Pool, reg prometheus.Registerer, log *slog.Logger) *Directory {
+	d := &Directory{cfg: cfg.withDefaults(), pool: pool, log: log, turn: make(chan struct{}, 1)}
+	d.snapshot.Store(&directorySnapshot{})
+	if err := d.load(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		log.Warn("the file of write keys is not used", "err", err)
+	}
+	promauto.With(reg).NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "mubatch_collector_directory_age_seconds",
+		Help: "How long ago the write keys in memory were read from Postgres.",
+	}, func() float64 { return time.Since(d.AsOf()).Seconds() })
+	return d
+}
+
+// AsOf returns when the write keys were read from Postgres, or the zero time if they never were.
+func (d *Directory) AsOf() time.Time { return d.snapshot.Load().asOf }
+
+// Usable tells whether the write keys are known, from Postgres or from the file, and not too old to be used.
+func (d *Directory) Usable() bool { return time.Since(d.AsOf()) <= d.cfg.DirectoryMaxAge }
+
+// Lookup returns what key allows. ErrUnknownKey is certain: Postgres has been asked since the call, unless key is
+// not even well-formed. If it cannot be asked, the answer is ErrNoDirectory.
+func (d *Directory) Lookup(ctx context.Context, key string) (Grant, error) {
+	if g, ok := d.find(key); ok {
+		return g, nil
+	}
+	if time.Since(d.AsOf()) < d.cfg.DirectoryMaxAge && !wellFormed(key) {
+		return Grant{}, ErrUnknownKey
+	}
+	if err := d.refresh(ctx); err != nil {
+		return Grant{}, fmt.Errorf("%w: %w", ErrNoDirectory, err)
+	}
+	if g, ok := d.find(key); ok {
+		return g, nil
+	}
+	return Grant{}, ErrUnknownKey
+}
+
+func (d *Directory) find(key string) (Grant, bool) {
+	s := d.snapshot.Load()
+	g, ok := s.grants[key]
+	if !ok || time.Since(s.asOf) > d.cfg.DirectoryMaxAge {
+		return Grant{}, false
+	}
+	if !g.used.Load() {
+		g.used.Store(true)
+	}
+	return g, true
+}
+
+// Run keeps the directory up to date until ctx ends, and returns nil.
+func (d *Directory) Run(ctx context.Context) error {
+	tick := time.NewTicker(directoryRefresh)
+	defer tick.Stop()
+	ok := true
+	for {
+		err := d.refresh(ctx)
+		if err == nil {
+			d.save(ctx)
+			d.count(ctx)
+		}
+		if ok != (err == nil) && ctx.Err() == nil {
+			if ok = err == nil; ok {
+				d.log.InfoContext(ctx, "write keys can be read again")
+			} else {
+				d.log.WarnContext(ctx, "write keys cannot be read, going on with those known", "as_of", d.AsOf(), "err", err)
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// refresh returns when a read that began after the call has ended. Those who call at once share one.
+func (d *Directory) refresh(ctx context.Context) error {
+	d.mu.Lock()
+	read := d.next
+	if read == nil {
+		read = &directoryRead{done: make(chan struct{})}
+		d.next = read
+		go d.read(context.WithoutCancel(ctx), read) // ends within its timeouts, also if the caller has gone
+	}
+	d.mu.Unlock()
+	select {
+	case <-read.done:
+		return read.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (d *Directory) read(ctx context.Context, read *directoryRead) {
+	d.turn <- struct{}{}
+	defer func() { <-d.turn }()
+	time.Sleep(directoryMinPause - time.Since(d.last))
+	d.last = time.Now()
+	d.mu.Lock()
+	d.next = nil // from here on it is too late to join
+	d.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(ctx, directoryTimeout)
+	defer cancel()
+	const query = `
+		SELECT k.id AS key_id, k.key, s.id AS source_id, w.id AS workspace_id, w.secret, s.settings
+		FROM write_keys AS k
+		JOIN sources AS s ON s.id = k.source_id
+		JOIN workspaces AS w ON w.id = s.workspace_id
+		WHERE k.revoked_at IS NULL AND s.enabled
+		ORDER BY k.id`
+	rows, _ := d.pool.Query(ctx, query) // err: below
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByNameLax[Grant])
+	if err != nil {
+		read.err = fmt.Errorf("read write keys: %w", err)
+	} else {
+		d.use(list, d.last)
+	}
+	close(read.done)
+}
+
+// use makes list the snapshot.
+func (d *Directory) use(list []Grant, asOf time.Time) {
+	old := d.snapshot.Load().grants
+	s := &directorySnapshot{asOf: asOf, grants: make(map[string]Grant, len(list)), list: list}
+	for i := range list {
+		list[i].used = old[list[i].Key].used
+		if list[i].used == nil {
+			list[i].used = new(atomic.Bool)
+		}
+		s.grants[list[i].Key] = list[i]
+	}
+	d.snapshot.Store(s)
+}
+
+// count notes which keys have been used, once a minute.
+func (d *Directory) count(ctx context.Context) {
+	if time.Since(d.countedAt) < time.Minute {
+		return
+	}
+	var used []int32
+	var flags []*atomic.Bool
+	for _, g := range d.snapshot.Load().list {
+		if g.used.Load() {
+			used, flags = append(used, g.KeyID), append(flags, g.used)
+		}
+	}
+	if len(used) == 0 {
+		return
+	}
+	const query = `
+		UPDATE write_keys
+		SET last_used_at = now()
+		WHERE id = ANY (@used::integer[])`
+	ctx, cancel := context.WithTimeout(ctx, directoryTimeout)
+	defer cancel()
+	if _, err := d.pool.Exec(ctx, query, pgx.StrictNamedArgs{"used": used}); err != nil {
+		d.log.WarnContext(ctx, "the use of write keys could not be noted", "err", err)
+		return
+	}
+	d.countedAt = time.Now()
+	for _, f := range flags {
+		f.Store(false)
+	}
+}
+
+// directoryFile is what the file holds. The secrets in it are why nobody else may read it.
+type directoryFile struct {
+	AsOf   time.Time `json:"as_of"`
+	Lanes  int       `json:"lanes"`
+	Grants []Grant   `json:"grants"`
+}
+
+func (d *Directory) load() error {
+	if d.cfg.DirectoryFile == "" {
+		return nil
+	}
+	b, err := os.ReadFile(d.cfg.DirectoryFile)
+	if err != nil {
+		return err
+	}
+	var file directoryFile
+	if err := json.Unmarshal(b, &file); err != nil {
+		return fmt.Errorf("read %s: %w", d.cfg.DirectoryFile, err)
+	}
+	if file.Lanes != d.cfg.Lanes { // Postgres cannot be asked who is right, and events in lanes that nobody reads are lost
+		return fmt.Errorf("read %s: it is of an installation with %d lanes, the configuration says %d", d.cfg.DirectoryFile, file.Lanes, d.cfg.Lanes)
+	}
+	d.use(file.Grants, file.AsOf)
+	return nil
+}
+
+// save writes the file if the keys have changed or it has grown old. A crash leaves the old file or the new one.
+func (d *Directory) save(ctx context.Context) {
+	s := d.snapshot.Load()
+	if d.cfg.DirectoryFile == "" || time.Since(d.savedAt) < directorySave && reflect.DeepEqual(d.saved, s.list) {
+		return
+	}
+	err := func() error {
+		b, err := json.Marshal(directoryFile{AsOf: s.asOf, Lanes: d.cfg.Lanes, Grants: s.list})
+		if err != nil {
+			return err
+		}
+		f, err := os.CreateTemp(filepath.Dir(d.cfg.DirectoryFile), filepath.Base(d.cfg.DirectoryFile)+".*") // mode 0600
+		if err != nil {
+			return err
+		}
+		_, err = f.Write(b)
+		if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+			err = os.Rename(f.Name(), d.cfg.DirectoryFile)
+		}
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+		return err
+	}()
+	if err != nil {
+		d.log.WarnContext(ctx, "the file of write keys could not be written", "err", err)
+		return
+	}
+	d.saved, d.savedAt = s.list, time.Now()
+}

@@ -1,0 +1,264 @@
+package collector
+
+import (
+	"cmp"
+	"encoding/base64"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mubatch/mubatch/api/problem"
+	"github.com/mubatch/mubatch/profiles"
+)
+
+// Handler takes events in over HTTP, from anybody: what is wrong with a request is answered with a problem that says
+// where and how to put it right, and never as an error of the server.
+type Handler struct {
+	cfg     Config
+	keys    *Directory
+	to      *Committer
+	log     *slog.Logger
+	bytes   budget
+	metrics *metrics
+
+	cleaners sync.Pool // of *eventCleaner
+}
+
+// NewHandler returns a handler that knows its clients by keys and answers when to has committed their events.
+func NewHandler(cfg Config, keys *Directory, to *Committer, reg prometheus.Registerer, log *slog.Logger) *Handler {
+	h := &Handler{cfg: cfg.withDefaults(), keys: keys, to: to, log: log}
+	h.bytes.limit = h.cfg.MaxInFlightBytes
+	h.metrics = newMetrics(reg, &h.bytes)
+	h.cleaners.New = func() any { return new(eventCleaner) }
+	return h
+}
+
+// Routes mounts the public routes, all below /v1. They set their own CORS headers.
+func (h *Handler) Routes(r chi.Router) {
+	r.Group(func(r chi.Router) {
+		r.Use(cors)
+		for _, kind := range kinds {
+			r.Post("/v1/"+kind, h.answer("segment", func(w http.ResponseWriter, r *http.Request) error { return h.single(w, r, kind) }))
+			r.Options("/v1/"+kind, preflight)
+		}
+		for _, batch := range []string{"/v1/batch", "/v1/import"} {
+			r.Post(batch, h.answer("segment", h.batch))
+			r.Options(batch, preflight)
+		}
+		r.Get("/v1/pixel/{call}", h.pixel)
+		r.Options("/v1/pixel/{call}", preflight)
+	})
+}
+
+// answer turns an error of serve into a problem, and counts the request.
+func (h *Handler) answer(dialect string, serve func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		status := http.StatusOK
+		if err := serve(w, r); err != nil {
+			p := h.toProblem(r, err)
+			status = p.Status
+			if status == http.StatusUnauthorized {
+				w.Header().Set("WWW-Authenticate", `Bearer realm="mubatch"`) // "Basic" would make browsers ask for a password
+			}
+			problem.Write(w, r, p)
+		}
+		h.metrics.request(dialect, status)
+	}
+}
+
+func (h *Handler) toProblem(r *http.Request, err error) *problem.Problem {
+	var p *problem.Problem
+	switch {
+	case errors.As(err, &p):
+		return p
+	case errors.Is(err, ErrUnknownKey):
+		p := problem.New(http.StatusUnauthorized, "unknown_write_key", "The write key is not valid.")
+		p.Detail = "No source takes events under this key. Look the key up among those of your source."
+		return p
+	case errors.Is(err, ErrBusy):
+		return busy()
+	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrNoDirectory):
+		return unavailable()
+	default:
+		h.log.ErrorContext(r.Context(), "a request failed", "path", r.URL.Path, "err", err)
+		return problem.Status(http.StatusInternalServerError)
+	}
+}
+
+func busy() *problem.Problem {
+	p := problem.New(http.StatusServiceUnavailable, "busy", "Too many events are in flight.")
+	p.Detail = "Nothing was stored. Send it again after the time in Retry-After."
+	p.RetryAfter = retryAfter()
+	return p
+}
+
+func unavailable() *problem.Problem {
+	p := problem.New(http.StatusServiceUnavailable, "unavailable", "Events cannot be stored at the moment.")
+	p.Detail = "Send it again, with the same messageIds, after the time in Retry-After."
+	p.RetryAfter = retryAfter()
+	return p
+}
+
+// retryAfter spreads those who come back over some seconds.
+func retryAfter() time.Duration { return time.Duration(1+rand.IntN(5)) * time.Second }
+
+func kilobytes(n int) string { return strconv.Itoa(n>>10) + " KB" }
+
+// authorize returns what the request's write key allows. Headers go before the query, and that before the body. If
+// there is none, ok is false.
+func (h *Handler) authorize(r *http.Request, fromBody string) (g Grant, ok bool, err error) {
+	key := cmp.Or(authorization(r), r.Header.Get("X-Write-Key"))
+	if key == "" && r.URL.RawQuery != "" {
+		key = r.URL.Query().Get("writeKey")
+	}
+	if key = cmp.Or(key, fromBody); key == "" {
+		return Grant{}, false, nil
+	}
+	g, err = h.keys.Lookup(r.Context(), key)
+	return g, true, err
+}
+
+// authorization returns the write key of an Authorization header: the user of Basic, whose colon some clients leave out,
+// or the token of Bearer.
+func authorization(r *http.Request) string {
+	scheme, rest, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	rest = strings.TrimSpace(rest)
+	switch {
+	case strings.EqualFold(scheme, "Bearer"):
+		return rest
+	case strings.EqualFold(scheme, "Basic"):
+		plain, err := base64.StdEncoding.DecodeString(rest)
+		if err != nil {
+			return ""
+		}
+		key, _, _ := strings.Cut(string(plain), ":")
+		return key
+	}
+	return ""
+}
+
+func missingKey() *problem.Problem {
+	p := problem.New(http.StatusUnauthorized, "missing_write_key", "The request has no write key.")
+	p.Detail = "Send the write key of your source as the user name of Basic authentication, as a Bearer token, in the " +
+		"header X-Write-Key, in the query as writeKey, or in the body as writeKey."
+	return p
+}
+
+// shared returns what the events of a request have in common as far as the connection tells.
+func (h *Handler) shared(r *http.Request, received time.Time, g Grant) shared {
+	s := shared{received: received, maxBytes: h.cfg.MaxEventBytes}
+	if g.Settings.CollectIP == nil || *g.Settings.CollectIP {
+		if ip := h.clientIP(r); ip.IsValid() {
+			s.ip = append(ip.AppendTo(append(make([]byte, 0, 48), '"')), '"')
+		}
+	}
+	return s
+}
+
+// clientIP returns the address of the client: the nearest one that is not a trusted proxy.
+func (h *Handler) clientIP(r *http.Request) netip.Addr {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		host = r.RemoteAddr
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return netip.Addr{}
+	}
+	ip = ip.Unmap().WithZone("")
+	if !h.trusted(ip) {
+		return ip
+	}
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for _, hop := range slices.Backward(hops) {
+		next, err := netip.ParseAddr(strings.TrimSpace(hop))
+		if err != nil {
+			return ip
+		}
+		if ip = next.Unmap().WithZone(""); !h.trusted(ip) {
+			return ip
+		}
+	}
+	return ip
+}
+
+func (h *Handler) trusted(ip netip.Addr) bool {
+	return slices.ContainsFunc(h.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(ip) })
+}
+
+// result is what became of one event of a request.
+type result struct {
+	Index     int    `json:"index"`
+	MessageID string `json:"message_id,omitempty"`
+	Generated bool   `json:"message_id_generated,omitempty"`
+	Status    string `json:"status"`
+	Code      string `json:"code,omitempty"`
+	Reason    string `json:"reason,omitempty"`
+	Pointer   string `json:"pointer,omitempty"`
+
+	kind string
+}
+
+// accept notes what is special about e and returns it as a message to be committed.
+func (h *Handler) accept(e *cleaned, g Grant, received time.Time) Routed {
+	for _, f := range e.blocked {
+		h.metrics.blocked.WithLabelValues(fieldNames[f]).Inc()
+	}
+	if e.sanitized > 0 {
+		h.metrics.sanitized.Inc()
+	}
+	key := g.Secret.Key(e.who)
+	return Routed{Lane: key.Lane(h.to.stream.Lanes()), Message: profiles.Message{
+		Kind: profiles.KindEvent, Workspace: g.WorkspaceID, Source: g.SourceID,
+		ID: profiles.MessageKey(e.messageID), Key: key, Received: received, Body: e.body,
+	}}
+}
+
+// reject returns the result of an event with a fault. prefix leads from the body to the event.
+func reject(index int, kind string, f *fault, prefix ...string) result {
+	return result{
+		Index: index, Status: resultRejected, Code: f.code, Reason: f.reason, Pointer: f.pointer(prefix...),
+		kind: cmp.Or(kind, otherKind),
+	}
+}
+
+// commit makes msgs durable and counts what became of all results, the rejected ones too.
+func (h *Handler) commit(r *http.Request, msgs []Routed, results []result) error {
+	start := time.Now()
+	err := h.to.Commit(r.Context(), msgs)
+	if err == nil && len(msgs) > 0 {
+		h.metrics.ack.Observe(time.Since(start).Seconds())
+	}
+	for i := range results {
+		status := results[i].Status
+		if status == resultAccepted && err != nil {
+			status = resultUnavailable
+		}
+		h.metrics.events.WithLabelValues(results[i].kind, status).Inc()
+	}
+	return err
+}
+
+// rejected returns the problem of a request of which every event was rejected.
+func rejected(results []result) *problem.Problem {
+	p := problem.New(http.StatusBadRequest, "rejected", "The event is not valid.")
+	p.Detail = "Nothing was stored. Correct what is named and send it again."
+	if len(results) > 1 {
+		p.Title = "None of the events is valid."
+	}
+	for _, res := range results {
+		p.Errors = append(p.Errors, problem.FieldError{Pointer: res.Pointer, Code: res.Code, Detail: res.Reason})
+	}
+	return p
+}

@@ -1,0 +1,149 @@
+package collector
+
+import (
+	"encoding/base64"
+	"errors"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// The pixel: GET /v1/pixel/track?data=<base64 of the JSON>, or ?userId=ada&event=Opened&properties.subject=…. It is
+// always 200 and a picture, since what loads it can do nothing about an error; X-Event-Status tells whoever looks. It
+// waits until the event is durable all the same.
+
+var gif = []byte("GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\x00\x00\x00!\xf9\x04\x01\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;")
+
+func (h *Handler) pixel(w http.ResponseWriter, r *http.Request) {
+	status := h.pixelStatus(r)
+	header := w.Header()
+	header.Set("Content-Type", "image/gif")
+	header.Set("Content-Length", strconv.Itoa(len(gif)))
+	header.Set("Cache-Control", "no-store")
+	header.Set("X-Event-Status", status)
+	h.metrics.request("pixel", http.StatusOK)
+	_, _ = w.Write(gif) // the client is gone: it would not have looked
+}
+
+// pixelStatus takes the event and returns "accepted", or what became of it and why.
+func (h *Handler) pixelStatus(r *http.Request) string {
+	received := now()
+	kind := chi.URLParam(r, "call")
+	if !slices.Contains(kinds, kind) {
+		return "rejected; unknown_type"
+	}
+	text, err := pixelEvent(r.URL.RawQuery)
+	if err != nil {
+		return "rejected; " + err.Error()
+	}
+	env, err := parseEnvelope(text, false, 0)
+	if err != nil {
+		return "rejected; malformed_json"
+	}
+	g, known, err := h.authorize(r, env.writeKey)
+	switch {
+	case errors.Is(err, ErrNoDirectory):
+		return resultUnavailable
+	case err != nil || !known:
+		return "unauthorized"
+	}
+	res, msgs := h.one(text, kind, g, h.shared(r, received, g))
+	if err := h.commit(r, msgs, []result{res}); err != nil {
+		return resultUnavailable
+	}
+	if res.Status == resultRejected {
+		return "rejected; " + res.Code
+	}
+	return resultAccepted
+}
+
+var (
+	errPixelQuery    = errors.New("malformed_query")
+	errPixelData     = errors.New("malformed_data")
+	errPixelConflict = errors.New("conflicting_members")
+)
+
+// pixelEvent returns the JSON of the event in a query.
+func pixelEvent(rawQuery string) ([]byte, error) {
+	query, err := url.ParseQuery(rawQuery)
+	if err != nil {
+		return nil, errPixelQuery
+	}
+	if data := query.Get("data"); data != "" {
+		// Both alphabets are in use, with and without padding, and a plus sign may have become a space.
+		data = strings.NewReplacer("-", "+", "_", "/", " ", "+", "=", "").Replace(data)
+		text, err := base64.RawStdEncoding.DecodeString(data)
+		if err != nil {
+			return nil, errPixelData
+		}
+		return trimBOM(text), nil
+	}
+	root := &pixelObject{}
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		if name == "data" {
+			continue
+		}
+		if !root.set(strings.Split(name, "."), query.Get(name)) {
+			return nil, errPixelConflict
+		}
+	}
+	return root.appendTo(nil), nil
+}
+
+// pixelObject is an object whose members are strings or objects.
+type pixelObject struct {
+	names   []string
+	strings map[string]string
+	objects map[string]*pixelObject
+}
+
+// set puts a string at a path. It is false if there is an object already, or a string where an object has to be.
+func (o *pixelObject) set(path []string, value string) bool {
+	for i, name := range path {
+		_, isString := o.strings[name]
+		child, isObject := o.objects[name]
+		last := i == len(path)-1
+		if isString || isObject && last || i > maxDepth {
+			return false
+		}
+		if o.strings == nil {
+			o.strings, o.objects = make(map[string]string), make(map[string]*pixelObject)
+		}
+		if !isObject {
+			o.names = append(o.names, name)
+		}
+		if last {
+			o.strings[name] = value
+			return true
+		}
+		if !isObject {
+			child = &pixelObject{}
+			o.objects[name] = child
+		}
+		o = child
+	}
+	return true
+}
+
+func (o *pixelObject) appendTo(b []byte) []byte {
+	b = append(b, '{')
+	for i, name := range o.names {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b, _ = jsontext.AppendQuote(b, name) // what is not UTF-8 becomes U+FFFD
+		b = append(b, ':')
+		if child := o.objects[name]; child != nil {
+			b = child.appendTo(b)
+		} else {
+			b, _ = jsontext.AppendQuote(b, o.strings[name])
+		}
+	}
+	return append(b, '}')
+}
