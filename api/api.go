@@ -1,0 +1,175 @@
+// Package api answers marketers and operators over HTTP: workspaces, keys, sources, profiles, segments, destinations, and
+// what became of events.
+//
+//	request ──► who asks ──► may they? ──► handler ──► stores of collector, profiles and activation
+//	            Bearer key   scope         one file a resource
+//
+// openapi.yaml is the contract, and a test holds the routes to it. Handlers return errors; one function, toProblem, says
+// what a client may know of them.
+package api
+
+import (
+	"log/slog"
+	"net/http"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mubatch/mubatch/activation"
+	"github.com/mubatch/mubatch/collector"
+	"github.com/mubatch/mubatch/profiles"
+)
+
+// Config is what the API cannot live without.
+type Config struct {
+	Pool         *pgxpool.Pool
+	Lanes        int // as many as the installation has
+	Destinations *activation.Store
+	Replayer     Replayer
+	Checks       []Check      // of /readyz
+	Metrics      http.Handler // of /metrics
+	Registerer   prometheus.Registerer
+	Log          *slog.Logger
+}
+
+// API is the management API.
+type API struct {
+	pool   *pgxpool.Pool
+	stores stores
+	guard  *guard
+	log    *slog.Logger
+}
+
+// stores are what handlers work with.
+type stores struct {
+	db           database
+	lanes        int
+	workspaces   *profiles.Workspaces
+	segments     *profiles.Segments
+	people       *profiles.Reader
+	keys         *KeyStore
+	sources      *collector.SourceStore
+	destinations *activation.Store
+	replayer     Replayer
+}
+
+// in returns the same stores in db, a pool or a transaction.
+func (s stores) in(db database) stores {
+	s.db = db
+	s.workspaces = profiles.NewWorkspaces(db)
+	s.segments = profiles.NewSegments(db, s.lanes)
+	s.people = profiles.NewReader(db, s.lanes)
+	s.keys = NewKeyStore(db)
+	s.sources = collector.NewSourceStore(db)
+	if tx, ok := db.(pgx.Tx); ok {
+		s.destinations = s.destinations.In(tx)
+	}
+	return s
+}
+
+// route is an operation of the API, and the scope it needs.
+type route struct {
+	method, pattern string
+	scope           Scope
+	handle          handler
+	changesNothing  bool // so that there is nothing in it to be done only once
+}
+
+// routes are all the operations there are under /api/v1.
+var routes = []route{
+	{method: "GET", pattern: "/workspace", scope: Read, handle: getWorkspace},
+	{method: "PATCH", pattern: "/workspace", scope: Admin, handle: updateWorkspace},
+	{method: "GET", pattern: "/workspaces", scope: Operator, handle: listWorkspaces},
+	{method: "POST", pattern: "/workspaces", scope: Operator, handle: createWorkspace},
+
+	{method: "GET", pattern: "/keys", scope: Admin, handle: listKeys},
+	{method: "POST", pattern: "/keys", scope: Admin, handle: createKey},
+	{method: "DELETE", pattern: "/keys/{key}", scope: Admin, handle: revokeKey},
+
+	{method: "GET", pattern: "/sources", scope: Read, handle: listSources},
+	{method: "POST", pattern: "/sources", scope: Write, handle: createSource},
+	{method: "GET", pattern: "/sources/{source}", scope: Read, handle: getSource},
+	{method: "PATCH", pattern: "/sources/{source}", scope: Write, handle: updateSource},
+	{method: "DELETE", pattern: "/sources/{source}", scope: Write, handle: deleteSource},
+	{method: "GET", pattern: "/sources/{source}/write_keys", scope: Read, handle: listWriteKeys},
+	{method: "POST", pattern: "/sources/{source}/write_keys", scope: Write, handle: createWriteKey},
+	{method: "DELETE", pattern: "/sources/{source}/write_keys/{write_key}", scope: Write, handle: revokeWriteKey},
+
+	{method: "GET", pattern: "/profiles", scope: Read, handle: listProfiles},
+	{method: "GET", pattern: "/profiles/{profile}", scope: Read, handle: getProfile},
+	{method: "GET", pattern: "/profiles/{profile}/events", scope: Read, handle: listProfileEvents},
+	{method: "GET", pattern: "/profiles/{profile}/transitions", scope: Read, handle: listProfileTransitions},
+
+	{method: "GET", pattern: "/segments", scope: Read, handle: listSegments},
+	{method: "POST", pattern: "/segments", scope: Write, handle: createSegment},
+	{method: "GET", pattern: "/segments/{segment}", scope: Read, handle: getSegment},
+	{method: "PUT", pattern: "/segments/{segment}", scope: Write, handle: replaceSegment},
+	{method: "PATCH", pattern: "/segments/{segment}", scope: Write, handle: updateSegment},
+	{method: "DELETE", pattern: "/segments/{segment}", scope: Write, handle: deleteSegment},
+	{method: "GET", pattern: "/segments/{segment}/members", scope: Read, handle: listMembers},
+	{method: "GET", pattern: "/segments/{segment}/transitions", scope: Read, handle: listSegmentTransitions},
+
+	{method: "GET", pattern: "/destinations", scope: Read, handle: listDestinations},
+	{method: "POST", pattern: "/destinations", scope: Write, handle: createDestination},
+	{method: "GET", pattern: "/destinations/{destination}", scope: Read, handle: getDestination},
+	{method: "PATCH", pattern: "/destinations/{destination}", scope: Write, handle: updateDestination},
+	{method: "DELETE", pattern: "/destinations/{destination}", scope: Write, handle: deleteDestination},
+	{method: "PUT", pattern: "/destinations/{destination}/segments/{segment}", scope: Write, handle: attachSegment},
+	{method: "DELETE", pattern: "/destinations/{destination}/segments/{segment}", scope: Write, handle: detachSegment},
+	{method: "POST", pattern: "/destinations/{destination}/pause", scope: Write, handle: pauseDestination},
+	{method: "POST", pattern: "/destinations/{destination}/resume", scope: Write, handle: resumeDestination},
+	{method: "POST", pattern: "/destinations/{destination}/test", scope: Write, handle: testDestination, changesNothing: true},
+	{method: "POST", pattern: "/destinations/{destination}/rotate_secret", scope: Write, handle: rotateSecret},
+	{method: "POST", pattern: "/destinations/{destination}/replay", scope: Write, handle: replayDestination},
+	{method: "GET", pattern: "/destinations/{destination}/summary", scope: Read, handle: getDestinationSummary},
+	{method: "GET", pattern: "/destinations/{destination}/activations", scope: Read, handle: listActivations},
+	{method: "GET", pattern: "/destinations/{destination}/deliveries", scope: Read, handle: listDeliveries},
+
+	{method: "GET", pattern: "/traces/{message_id}", scope: Read, handle: getTrace},
+
+	{method: "GET", pattern: "/failed_events", scope: Read, handle: listFailedEvents},
+	{method: "POST", pattern: "/failed_events/replay", scope: Write, handle: replayFailedEvents},
+	{method: "GET", pattern: "/failed_events/{failed_event}", scope: Read, handle: getFailedEvent},
+	{method: "POST", pattern: "/failed_events/{failed_event}/replay", scope: Write, handle: replayFailedEvent},
+
+	{method: "GET", pattern: "/stats", scope: Read, handle: getStats},
+}
+
+// New returns the handler of everything that openapi.yaml has outside /v1. Each operation under /api/v1 admits only keys
+// with its scope; one that names none admits nobody.
+func New(cfg Config) chi.Router {
+	s := stores{lanes: cfg.Lanes, destinations: cfg.Destinations, replayer: cfg.Replayer}.in(cfg.Pool)
+	a := &API{pool: cfg.Pool, stores: s, guard: newGuard(s.keys), log: cfg.Log}
+
+	r := chi.NewRouter()
+	r.Use(identifyRequests, measure(cfg.Registerer), RecoverPanics(cfg.Log), middleware.GetHead)
+	r.NotFound(notFound)
+	r.MethodNotAllowed(notAllowed)
+	for _, rt := range routes {
+		r.Method(rt.method, "/api/v1"+rt.pattern, a.serve(rt))
+	}
+	mountHealth(r, cfg.Checks, cfg.Metrics)
+	r.Get("/openapi.yaml", contractYAML)
+	r.Get("/openapi.json", contractJSON())
+	return r
+}
+
+// Health returns the handler of a process that does not serve the API: only what its operators watch.
+func Health(checks []Check, metrics http.Handler) chi.Router {
+	r := chi.NewRouter()
+	r.NotFound(notFound)
+	r.MethodNotAllowed(notAllowed)
+	mountHealth(r, checks, metrics)
+	return r
+}
+
+func mountHealth(r chi.Router, checks []Check, metrics http.Handler) {
+	ready := readiness(checks)
+	r.Get("/livez", live)
+	r.Get("/readyz", ready)
+	r.Get("/healthz", ready)
+	r.Method("GET", "/metrics", metrics)
+}
