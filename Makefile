@@ -1,0 +1,57 @@
+# Everything a contributor types. `make` lists it.
+
+GO   ?= go
+TOOL  = $(GO) tool -modfile=tools.mod
+# Runs what follows on throw-away stores.
+ON_STORES = MUBATCH_TEST_REQUIRE=1 $(GO) run ./cmd/mubatch dev --exec --
+# The race detector needs a C compiler.
+RACE = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race,)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test simulation kill build lint fmt bench generate check-generated deps clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: deps ## Start everything on private stores and show the demo, until Ctrl-C
+	@$(GO) run ./cmd/mubatch dev --demo
+
+test: deps ## Run every test against a real Postgres and Redis, started for the run
+	$(ON_STORES) $(GO) test $(RACE) ./...
+
+simulation: ## Run 10,000 random histories through the lanes' logic, with faults, against a naive fold
+	$(GO) test ./profiles -run TestTheStateIsAFunction -v
+
+kill: deps ## Kill the server, Redis and Postgres 60 times while the demo replays, and hold the end to SQL
+	$(GO) test ./cmd/mubatch -run TestKillsLoseAndDoubleNothing -count=1 -v -kills 60
+
+bench: deps ## Run the benchmarks against real stores
+	$(ON_STORES) $(GO) test -run '^$$' -bench . -benchmem ./...
+
+build: ## Build bin/mubatch
+	$(GO) build -trimpath -o bin/mubatch ./cmd/mubatch
+
+lint: check-generated ## Vet, staticcheck, the format, and what is generated
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+	@unformatted=$$($(TOOL) gofumpt -l .) && if [ -n "$$unformatted" ]; then \
+		echo "not in gofumpt's format, which make fmt brings them into:"; echo "$$unformatted"; exit 1; fi
+
+fmt: ## Bring the Go files into gofumpt's format
+	$(TOOL) gofumpt -w .
+
+generate: ## Make the generated files anew, go.mod and go.sum among them
+	$(GO) generate ./...
+	$(GO) mod tidy
+
+check-generated: ## Fail if make generate would change a file
+	@state() { git diff HEAD; git status --porcelain; }; \
+	git rev-parse --quiet --verify HEAD >/dev/null && before=$$(state | cksum) && $(MAKE) --no-print-directory generate >/dev/null && \
+	if [ "$$before" != "$$(state | cksum)" ]; then \
+		echo "make generate changed files that are to be committed:"; git status --short; exit 1; fi
+
+deps: ## Install Postgres and Redis where they are missing and we may; starts no service
+	@.ci/deps
+
+clean: ## Remove what was built, and the data of make run
+	rm -rf bin .mubatch
