@@ -58,15 +58,23 @@ func (s *Workspaces) Create(ctx context.Context, key, name string) (Workspace, e
 
 // Ensure returns the workspace of that key, which it makes if there is none.
 func (s *Workspaces) Ensure(ctx context.Context, key, name string) (Workspace, error) {
-	w, err := s.Create(ctx, key, name)
-	if !errors.Is(err, ErrExists) {
+	w, err := s.byKey(ctx, key) // first, since an attempt to make one uses up an id
+	if !errors.Is(err, ErrNotFound) {
 		return w, err
 	}
+	w, err = s.Create(ctx, key, name)
+	if errors.Is(err, ErrExists) { // somebody else was first
+		return s.byKey(ctx, key)
+	}
+	return w, err
+}
+
+func (s *Workspaces) byKey(ctx context.Context, key string) (Workspace, error) {
 	const query = `
 		SELECT id, key, name, secret, created_at
 		FROM workspaces
 		WHERE key = @key`
-	w, err = s.one(ctx, query, pgx.StrictNamedArgs{"key": key})
+	w, err := s.one(ctx, query, pgx.StrictNamedArgs{"key": key})
 	if err != nil {
 		return Workspace{}, fmt.Errorf("get workspace %q: %w", key, err)
 	}
