@@ -1,6 +1,8 @@
 package activation_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -8,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/mubatch/mubatch/activation"
 	"github.com/mubatch/mubatch/activation/partnertest"
@@ -247,6 +250,27 @@ func TestAttachFills(t *testing.T) {
 		for _, v := range r.Violations() {
 			t.Errorf("violation at %s: %s", name, v)
 		}
+	}
+}
+
+func TestDetachDoesNotQueueTheLanesBehindASlowOne(t *testing.T) {
+	t.Parallel()
+	b, _ := newBench(t)
+	slow, err := b.Pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = slow.Rollback(context.WithoutCancel(t.Context())) }()
+	const shared = `SELECT pg_advisory_xact_lock_shared($1)`
+	if _, err := slow.Exec(t.Context(), shared, activation.ConfigLock); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	err = b.Store.Detach(ctx, b.Workspace, "hook", vip)
+	var refused *pgconn.PgError
+	if !errors.As(err, &refused) || refused.Code != "55P03" {
+		t.Errorf("Detach behind a slow lane = %v, want that the lock was not to be had", err)
 	}
 }
 

@@ -607,8 +607,13 @@ func (s *Store) Delete(ctx context.Context, workspace int32, ref string) error {
 	return nil
 }
 
-// lockConfig waits for those who write activations under the present attachments, and keeps others from beginning to.
+// lockConfig waits for those who write activations under the present attachments, and keeps others from beginning to. It
+// gives up after two seconds, because all lanes queue behind it for as long as it waits for one that is slow.
 func lockConfig(ctx context.Context, tx pgx.Tx) error {
+	const patience = `SET LOCAL lock_timeout = '2s'`
+	if _, err := tx.Exec(ctx, patience); err != nil {
+		return err
+	}
 	const query = `SELECT pg_advisory_xact_lock(@lock)`
 	_, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{"lock": ConfigLock})
 	return err
