@@ -58,9 +58,6 @@ func (k Key) Lane(lanes int) int {
 	return int(binary.BigEndian.Uint64(k[:8]) % uint64(lanes))
 }
 
-// IsZero tells whether k stands for nobody.
-func (k Key) IsZero() bool { return k == Key{} }
-
 // String returns k as an id of the API: "p_" and 32 hexadecimal digits.
 func (k Key) String() string { return "p_" + hex.EncodeToString(k[:]) }
 

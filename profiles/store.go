@@ -61,9 +61,6 @@ func NewStore(pool *pgxpool.Pool, cfg Config, out enqueuer, wake func(), log *sl
 	}
 }
 
-// Lanes is how many lanes there are.
-func (s *Store) Lanes() int { return s.lanes }
-
 // Install makes the rows of the lanes. The number of lanes is fixed by the first install: another number is an error,
 // because everybody's home would change.
 func (s *Store) Install(ctx context.Context) error {
@@ -89,9 +86,5 @@ func (s *Store) Install(ctx context.Context) error {
 	return s.Partition(ctx)
 }
 
-// Errors that callers act on.
-var (
-	ErrNotFound = errors.New("not found")
-	ErrConflict = errors.New("conflicts with what is there")
-	ErrStale    = errors.New("changed by somebody else meanwhile")
-)
+// ErrNotFound says that there is no such thing in the workspace.
+var ErrNotFound = errors.New("not found")
