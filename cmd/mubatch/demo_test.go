@@ -42,9 +42,7 @@ func TestDemoEndsAsSQLSays(t *testing.T) {
 			t.Errorf("%d are in %s", n, segment)
 		}
 	}
-	if n := len(first.Live); n < 75 || n > 150 { // a change that is undone before it is sent is not sent
-		t.Errorf("of 150 single events %d arrived", n)
-	}
+	checkLive(t, databaseURL, first.Live)
 	if first.Received.Refused > 0 {
 		t.Errorf("%d webhooks had a wrong signature", first.Received.Refused)
 	}
@@ -58,6 +56,36 @@ func TestDemoEndsAsSQLSays(t *testing.T) {
 	}
 	if first.Shift != again.Shift {
 		t.Errorf("the second run moves the dates by %s, the first by %s", again.Shift, first.Shift)
+	}
+}
+
+// checkLive compares what arrived of the 150 single events with the ledger. Somebody who left again before the entering was
+// sent is not told of at all, as on a slow machine; nothing else may be missing.
+func checkLive(t *testing.T, databaseURL string, arrived demo.Latencies) {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	const query = `
+		SELECT count(*), count(*) FILTER (WHERE entered <> "left"), coalesce(sum(entered + "left"), 0)
+		FROM (SELECT count(DISTINCT d.version) FILTER (WHERE d.entered) AS entered,
+		             count(DISTINCT d.version) FILTER (WHERE NOT d.entered) AS "left"
+		      FROM deliveries AS d
+		      JOIN segments AS s ON s.id = d.segment_id
+		      WHERE s.key = 'demo-live' AND d.outcome = 'ok'
+		      GROUP BY d.profile_id) AS people`
+	var people, halves, delivered int
+	if err := pool.QueryRow(t.Context(), query).Scan(&people, &halves, &delivered); err != nil {
+		t.Fatal(err)
+	}
+	if halves > 0 || delivered != len(arrived) || delivered > 150 || people == 0 {
+		t.Errorf("of 150 single events %d arrived; the ledger has %d delivered about %d people, %d of whom did not both enter and leave",
+			len(arrived), delivered, people, halves)
+	}
+	if missing := 150 - delivered; missing > 0 {
+		t.Logf("%d changes were undone before they were sent", missing)
 	}
 }
 
