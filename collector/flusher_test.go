@@ -91,6 +91,11 @@ func (p *pipeline) send(messages ...profiles.Message) {
 	for _, m := range messages {
 		routed = append(routed, collector.Routed{Lane: m.Key.Lane(p.lanes), Message: m})
 	}
+	p.commit(routed...)
+}
+
+func (p *pipeline) commit(routed ...collector.Routed) {
+	p.t.Helper()
 	if err := p.committer.Commit(p.t.Context(), routed); err != nil {
 		p.t.Fatal(err)
 	}
@@ -211,9 +216,8 @@ func (p *pipeline) people() map[profiles.Key]profilestest.Person {
 	return out
 }
 
-// crowds are many small crowds that have nothing to do with each other.
-func crowds(rng *rand.Rand, n int) []profilestest.Event {
-	var all []profilestest.Event
+// crowds are many small crowds that have nothing to do with each other, and decisions on their claims.
+func crowds(rng *rand.Rand, n int) (all []profilestest.Event, decisions []profilestest.Decision) {
 	for i := range n {
 		rename := func(s string) string {
 			if s == "" {
@@ -221,27 +225,41 @@ func crowds(rng *rand.Rand, n int) []profilestest.Event {
 			}
 			return fmt.Sprintf("%s.%d", s, i)
 		}
+		var crowd []profilestest.Event
 		for _, e := range profilestest.RandomEvents(rng) {
 			e.ID, e.User, e.Anon, e.Previous = rename(e.ID), rename(e.User), rename(e.Anon), rename(e.Previous)
 			if email, ok := e.Traits["email"].(string); ok {
 				e.Traits["email"] = rename(email)
 			}
-			all = append(all, e)
+			crowd = append(crowd, e)
 		}
+		for _, d := range profilestest.RandomDecisions(rng, crowd) {
+			d.ID = rename(d.ID)
+			decisions = append(decisions, d)
+		}
+		all = append(all, crowd...)
 	}
-	return all
+	return all, decisions
 }
 
-// deliveries are the messages of events in a random order, a third of them twice.
-func deliveries(rng *rand.Rand, events []profilestest.Event) []profiles.Message {
-	var list []profiles.Message
+// deliveries are the messages of events and decisions in a random order, a third of them twice. sent is how many are of
+// events.
+func (p *pipeline) deliveries(rng *rand.Rand, events []profilestest.Event, decisions []profilestest.Decision) (list []collector.Routed, sent int) {
 	for _, e := range events {
 		for range 1 + rng.IntN(3)/2 {
-			list = append(list, e.Message())
+			m := e.Message()
+			list = append(list, collector.Routed{Lane: m.Key.Lane(p.lanes), Message: m})
+		}
+	}
+	sent = len(list)
+	for _, d := range decisions {
+		for range 1 + rng.IntN(3)/2 {
+			lane, m := d.Message(p.lanes)
+			list = append(list, collector.Routed{Lane: lane, Message: m})
 		}
 	}
 	rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
-	return list
+	return list, sent
 }
 
 func TestTheServerAgreesWithTheNaiveFold(t *testing.T) {
@@ -259,15 +277,15 @@ func TestTheServerAgreesWithTheNaiveFold(t *testing.T) {
 			t.Parallel()
 			p := newPipeline(t, c.lanes)
 			rng := rand.New(rand.NewPCG(c.seed, 7))
-			events := crowds(rng, 25)
-			list := deliveries(rng, events)
+			events, decisions := crowds(rng, 25)
+			list, sent := p.deliveries(rng, events, decisions)
 			for _, s := range profilestest.Segments[:3] { // these see the events come
 				p.segment(fmt.Sprintf("s%d", s.ID), s.Rule)
 			}
 			cfg := collector.FlushConfig{Node: "one", MaxEntries: c.batch, Lease: 2 * time.Second}
 			stop := p.flush(cfg)
 			for chunk := range slices.Chunk(list, 37) {
-				p.send(chunk...)
+				p.commit(chunk...)
 				if rng.IntN(6) == 0 { // the flusher is stopped in the middle, and another one goes on
 					stop()
 					cfg.Node += "+"
@@ -279,17 +297,20 @@ func TestTheServerAgreesWithTheNaiveFold(t *testing.T) {
 					defer p.flush(other)()
 				}
 			}
-			p.settle(len(list))
+			p.settle(sent)
 			for _, s := range profilestest.Segments[3:] { // these are built from the archive
 				p.segment(fmt.Sprintf("s%d", s.ID), s.Rule)
 			}
-			p.settle(len(list))
-			want := profilestest.Fold(events, time.Now())
+			p.settle(sent)
+			want := profilestest.Fold(events, time.Now(), decisions...)
 			if diff := cmp.Diff(want, p.people()); diff != "" {
 				t.Errorf("people (-want +got):\n%s", diff)
 			}
-			if c, want := p.counts(), [4]int64{int64(len(list)), int64(len(events)), int64(len(list) - len(events)), 0}; c != want {
+			if c, want := p.counts(), [4]int64{int64(sent), int64(len(events)), int64(sent - len(events)), 0}; c != want {
 				t.Errorf("accepted, applied, duplicate, failed are %v, want %v", c, want)
+			}
+			if n := one[int](p, `SELECT count(*) FROM decisions`); n != len(decisions) {
+				t.Errorf("%d decisions are noted, want %d", n, len(decisions))
 			}
 			const twice = `
 				SELECT count(*)

@@ -2,6 +2,7 @@ package profiles_test
 
 import (
 	"bytes"
+	"encoding/hex"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -92,6 +93,79 @@ func TestAPackedMessageIsReadBackTheSame(t *testing.T) {
 	}
 }
 
+func TestClaimsFromBeforeThereWereVerdictsAreReadAndWrittenAsTheyWere(t *testing.T) {
+	t.Parallel()
+	// Written by the version before.
+	claims := unhex(t, "01020100000000000000000000000000000080a0d5edee66000000000000000702000000000000000000000000000000060400000000000000"+
+		"000000000000000001ffffffffffffffff0400000000000000000000000000000000")
+	family := unhex(t, "010a01010000000000000000000000000000000200000000000000000000000000000080a0d5edee66000000000000000701010000000000000000"+
+		"0000000000000002000000000000000000000000000000")
+
+	wantRoute := profiles.Route{Claims: []profiles.Claimed{
+		{Parent: profiles.Key{1}, Stamp: profiles.Stamp{At: 1767225600000, ID: 7}, Root: profiles.Key{2}, RootVersion: 3},
+		{Parent: profiles.Key{4}, Stamp: profiles.Stamp{At: -1, ID: 1<<64 - 1}, Root: profiles.Key{4}},
+	}}
+	var route profiles.Route
+	if err := profiles.DecodeClaims(&route, claims); err != nil {
+		t.Fatal(err)
+	}
+	if diff := gocmp.Diff(wantRoute, route); diff != "" {
+		t.Errorf("claims (-want +got):\n%s", diff)
+	}
+	if again := profiles.AppendClaims(&route); !bytes.Equal(again, claims) {
+		t.Errorf("claims are written as %x", again)
+	}
+	got, err := profiles.DecodeFamily(profiles.Key{1}, 3, family)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantFamily := &profiles.Family{
+		ID: profiles.Key{1}, Workspace: 3, Version: 5, Roots: map[profiles.Key]profiles.Key{{1}: {2}},
+		Claims: []profiles.Link{{Child: profiles.Key{1}, Parent: profiles.Key{2}, Stamp: profiles.Stamp{At: 1767225600000, ID: 7}}},
+	}
+	if diff := gocmp.Diff(wantFamily, got); diff != "" {
+		t.Errorf("family (-want +got):\n%s", diff)
+	}
+	if again := profiles.AppendFamily(got); !bytes.Equal(again, family) {
+		t.Errorf("the family is written as %x", again)
+	}
+
+	// The whole of what is written with verdicts is read back: a part of it is not.
+	verdict := profiles.Verdict{Pair: profiles.Pair{Parent: profiles.Key{1}, Child: profiles.Key{9}}, Stamp: profiles.Stamp{At: 5, ID: 6}, Void: true}
+	route.Verdicts, got.Verdicts = append(route.Verdicts, verdict), append(got.Verdicts, verdict)
+	claims, family = profiles.AppendClaims(&route), profiles.AppendFamily(got)
+	var read profiles.Route
+	if err := profiles.DecodeClaims(&read, claims); err != nil || !gocmp.Equal(route, read) {
+		t.Errorf("claims with a verdict are read as %+v, %v", read, err)
+	}
+	if read, err := profiles.DecodeFamily(profiles.Key{1}, 3, family); err != nil || !gocmp.Equal(got, read) {
+		t.Errorf("a family with a verdict is read as %+v, %v", read, err)
+	}
+	for n := range claims {
+		if err := profiles.DecodeClaims(new(profiles.Route), claims[:n]); err == nil && n > 0 {
+			t.Errorf("the first %d of %d bytes of claims are read as a whole", n, len(claims))
+		}
+	}
+	for n := range family {
+		if _, err := profiles.DecodeFamily(profiles.Key{1}, 3, family[:n]); err == nil {
+			t.Errorf("the first %d of %d bytes of a family are read as a whole", n, len(family))
+		}
+	}
+	claims[0]++
+	if err := profiles.DecodeClaims(new(profiles.Route), claims); err == nil {
+		t.Error("a version of the future is read")
+	}
+}
+
+func unhex(t *testing.T, s string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 func FuzzDecodeProfile(f *testing.F) {
 	f.Add(profiles.AppendProfile(nil, fullProfile()))
 	f.Add([]byte{1, 0, 0})
@@ -129,10 +203,15 @@ func FuzzBetweenLanes(f *testing.F) {
 	defs := simDefinitions(f)
 	for seed := range uint64(20) {
 		s := newSim(rand.New(rand.NewPCG(seed, 3)), defs, 4)
-		for _, e := range profilestest.RandomEvents(s.rng) {
+		events := profilestest.RandomEvents(s.rng)
+		for _, e := range events {
 			m := e.Message()
 			lane := s.lanes[m.Key.Lane(4)]
 			lane.stream = append(lane.stream, m)
+		}
+		for _, d := range profilestest.RandomDecisions(s.rng, events) {
+			_, m := d.Message(4)
+			f.Add(byte(m.Kind), m.Key[:], m.Body)
 		}
 		for i, l := range s.lanes {
 			for l.offset < len(l.stream) {

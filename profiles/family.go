@@ -11,18 +11,24 @@ import (
 // alias, or where a source merges people by e-mail), but such claims can form chains and circles, and one place that sees
 // them all can decide them without asking around.
 func (s *step) familyLane(workspace int32) int {
-	return s.in.Definitions[workspace].Secret.Key(Identifier{Kind: "workspace"}).Lane(s.in.Lanes)
+	return familyLane(s.in.Definitions[workspace].Secret, s.in.Lanes)
+}
+
+func familyLane(secret Secret, lanes int) int {
+	return secret.Key(Identifier{Kind: "workspace"}).Lane(lanes)
 }
 
 // Family is a set of users, connected by claims, and each one's root.
 //
-// The claims are taken in the order of their stamps. One is void if its child has a parent already or if the child is the
-// parent's root, which would close a circle. What remains is a forest, the same whatever the order of arrival.
+// The claims that are not void are taken in the order of their stamps. One does not stand if its child has a parent
+// already or if the child is the parent's root, which would close a circle. What remains is a forest, the same whatever
+// the order of arrival. Who was once connected stays in one family, also if all that connects them is void.
 type Family struct {
 	ID        Key // of any one member
 	Workspace int32
 	Version   int64
 	Claims    []Link
+	Verdicts  verdicts // on claims whose child is a member
 	Roots     map[Key]Key
 }
 
@@ -55,28 +61,32 @@ func (s *step) linked(m *Message) error {
 		a = s.unite(a, b)
 	}
 	a.add(link)
+	s.settleFamily(a, cause)
+	return nil
+}
 
-	roots := a.decide()
+// settleFamily decides a family anew and tells the users whose root is another one now.
+func (s *step) settleFamily(f *Family, cause Cause) {
+	roots := f.decide()
 	changed := make([]Key, 0, len(roots))
 	for key, root := range roots {
-		if a.Roots[key] != root {
+		if f.Roots[key] != root {
 			changed = append(changed, key)
 		}
 	}
-	a.Roots = roots
+	f.Roots = roots
 	for key := range roots {
-		s.members[key] = a
+		s.members[key] = f
 	}
-	s.out.Families[a.ID] = a
+	s.out.Families[f.ID] = f
 	if len(changed) == 0 {
-		return nil
+		return
 	}
-	a.Version++
+	f.Version++
 	slices.SortFunc(changed, func(a, b Key) int { return bytes.Compare(a[:], b[:]) })
 	for _, key := range changed {
-		s.send(key.Lane(s.in.Lanes), routeMessage(KindRoot, m.Workspace, key, roots[key], a.Version, cause))
+		s.send(key.Lane(s.in.Lanes), routeMessage(KindRoot, f.Workspace, key, roots[key], f.Version, cause))
 	}
-	return nil
 }
 
 // family returns a copy of the family of key that the step may change; one of its own if it has none. ok is false while
@@ -111,6 +121,9 @@ func (s *step) unite(a, b *Family) *Family {
 	}
 	a.Version = max(a.Version, b.Version)
 	a.Claims = append(a.Claims, b.Claims...)
+	for _, v := range b.Verdicts {
+		a.Verdicts, _ = a.Verdicts.take(v)
+	}
 	maps.Copy(a.Roots, b.Roots)
 	s.out.Gone[b.ID] = b
 	delete(s.out.Families, b.ID)
@@ -148,30 +161,43 @@ func (f *Family) add(l Link) {
 	})
 }
 
-// decide returns every member's root.
-func (f *Family) decide() map[Key]Key {
-	parent := map[Key]Key{}
-	rootOf := func(k Key) Key {
-		for {
-			p, ok := parent[k]
-			if !ok {
-				return k
-			}
-			k = p
+// forest is the claims that stand, by child.
+type forest map[Key]Link
+
+func (t forest) root(k Key) Key {
+	for {
+		l, ok := t[k]
+		if !ok {
+			return k
 		}
+		k = l.Parent
 	}
+}
+
+// stand returns the claims that stand.
+func (f *Family) stand() forest {
+	t := forest{}
 	slices.SortFunc(f.Claims, Link.compare)
 	for _, c := range f.Claims {
-		if _, taken := parent[c.Child]; !taken && rootOf(c.Parent) != c.Child {
-			parent[c.Child] = c.Parent
+		if f.Verdicts.void(Pair{c.Parent, c.Child}) {
+			continue
+		}
+		if _, taken := t[c.Child]; !taken && t.root(c.Parent) != c.Child {
+			t[c.Child] = c
 		}
 	}
+	return t
+}
+
+// decide returns every member's root.
+func (f *Family) decide() map[Key]Key {
+	t := f.stand()
 	roots := make(map[Key]Key, len(f.Roots))
 	for member := range f.Roots {
-		roots[member] = rootOf(member)
+		roots[member] = t.root(member)
 	}
 	for _, c := range f.Claims {
-		roots[c.Child], roots[c.Parent] = rootOf(c.Child), rootOf(c.Parent)
+		roots[c.Child], roots[c.Parent] = t.root(c.Child), t.root(c.Parent)
 	}
 	return roots
 }

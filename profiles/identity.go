@@ -13,8 +13,11 @@ import (
 // of a fragment may travel at the same time by different ways: they merge in any order, each arrives once, and every lane
 // that ever held the fragment learns of the version that follows its own. So all parts end with the latest root.
 
-// maxClaims is how many claims on one identifier are remembered, the earliest ones. The others could only matter if all
-// of these were void.
+// maxClaims is how many claims on one identifier are remembered: the earliest ones, void or not. Were void ones not to
+// count, a claim that was forgotten before a decision would have been kept after it, and the order of arrival would
+// matter. So the claims kept follow from the claims alone, the verdicts from the decisions alone, and the root from both:
+// it is the same in any order. The price is that an identifier all of whose twenty earliest claimants were refused goes
+// home, although others claim it.
 const maxClaims = 20
 
 // Route says where an identifier's fragment belongs. Its home lane also has the claims that decide it.
@@ -23,6 +26,18 @@ type Route struct {
 	Root      Key
 	Version   int64
 	Claims    []Claimed // by stamp and parent; empty but at home
+	Verdicts  verdicts  // on claims that are there or to come; empty but at home
+}
+
+// decide returns the root of a visitor, at its home: that of the earliest claimant whose claim is not void, or else its
+// own key.
+func (r *Route) decide(key Key) Key {
+	for _, c := range r.Claims {
+		if !r.Verdicts.void(Pair{c.Parent, key}) {
+			return c.Root
+		}
+	}
+	return key
 }
 
 // Claimed is a claim as the claimed identifier's home knows it: who claims, since when, and the claimant's own root, as
@@ -158,7 +173,7 @@ func (s *step) weigh(m *Message, c Claimed, cause Cause) {
 	next.Claims = append(next.Claims, c)
 	slices.SortFunc(next.Claims, Claimed.compare)
 	next.Claims = next.Claims[:min(len(next.Claims), maxClaims)]
-	s.moveHome(m.Workspace, m.Key, r, &next, next.Claims[0].Root, r.Version+1, cause)
+	s.moveHome(m.Workspace, m.Key, r, &next, next.decide(m.Key), r.Version+1, cause)
 }
 
 // rooted handles a decision of the family lane, at the user's home.
@@ -214,7 +229,7 @@ func (s *step) children(workspace int32, parent Key) ([]*Claim, bool) {
 // moveHome changes a route at its identifier's home, and moves the fragment if the root is another one.
 func (s *step) moveHome(workspace int32, key Key, old, next *Route, root Key, version int64, cause Cause) {
 	if root == old.Root {
-		if version > old.Version && len(next.Claims) == 0 {
+		if version > old.Version && len(next.Claims)+len(next.Verdicts) == 0 {
 			next.Version = version // the family lane's count
 		}
 		s.setRoute(key, next)
@@ -222,7 +237,7 @@ func (s *step) moveHome(workspace int32, key Key, old, next *Route, root Key, ve
 	}
 	next.Root, next.Version = root, version
 	s.setRoute(key, next)
-	cause.Kind = CauseMerge
+	cause = moved(cause)
 	if holder := old.Root.Lane(s.in.Lanes); holder != s.in.Lane {
 		s.send(holder, routeMessage(KindRoute, workspace, key, root, version, cause))
 		return
@@ -230,6 +245,14 @@ func (s *step) moveHome(workspace int32, key Key, old, next *Route, root Key, ve
 	if f, found := s.leave(old.Root, workspace, key, cause); found {
 		s.deliver(workspace, f, cause)
 	}
+}
+
+// moved is what a fragment moves by: a merge, whatever the claim came with, unless it is an un-merge.
+func moved(cause Cause) Cause {
+	if cause.Kind != CauseUnmerge {
+		cause.Kind = CauseMerge
+	}
+	return cause
 }
 
 // routed handles word that a fragment this lane had belongs elsewhere now.
@@ -264,7 +287,7 @@ func (s *step) piece(m *Message) error {
 		return err
 	}
 	if m.Key.Lane(s.in.Lanes) != s.in.Lane {
-		s.adopt(m.Workspace, m.Key, root, version, Cause{Kind: CauseMerge, Source: cause.Source, MessageID: cause.MessageID})
+		s.adopt(m.Workspace, m.Key, root, version, moved(cause))
 	}
 	s.deliver(m.Workspace, f, cause)
 	return nil

@@ -75,10 +75,8 @@ func (l *Lane) readRoutes(batch *pgx.Batch, refs map[Ref]struct{}) {
 		if err := row.Scan(&r.Workspace, &key, &r.Root, &r.Version, &packed); err != nil {
 			return err
 		}
-		var err error
-		r.Claims, err = decodeClaims(packed)
 		l.state.Routes[key] = r
-		return err
+		return decodeClaims(r, packed)
 	})
 }
 

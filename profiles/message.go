@@ -15,6 +15,9 @@ const (
 	KindPiece MessageKind = 6 // to the lane of a root: a part of a fragment, to be merged in
 
 	KindReplay MessageKind = 7 // to the lane of a failed event: try it again
+
+	KindVerdict     MessageKind = 8 // to a visitor's home lane: claims on it are void, or count again
+	KindLinkVerdict MessageKind = 9 // to the workspace's family lane: the same of claims between users
 )
 
 // Message is what a lane's stream carries: an event from the collector, or what one lane has to tell another.

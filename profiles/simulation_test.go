@@ -86,13 +86,47 @@ func newSim(rng *rand.Rand, defs map[int32]*profiles.Definitions, lanes int) *si
 	return s
 }
 
-// run delivers the events in a random order with duplicates, while lanes step, fail, publish and ring in between, then
+// history is what happens in a run: a set of events and a set of decisions on the claims they make.
+type history struct {
+	events    []profilestest.Event
+	decisions []profilestest.Decision
+}
+
+func randomHistory(seed uint64) history {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	events := profilestest.RandomEvents(rng)
+	return history{events, profilestest.RandomDecisions(rng, events)}
+}
+
+// without returns the history but for the i-th of its events and decisions.
+func (h history) without(i int) history {
+	if i < len(h.events) {
+		return history{slices.Delete(slices.Clone(h.events), i, i+1), h.decisions}
+	}
+	i -= len(h.events)
+	return history{h.events, slices.Delete(slices.Clone(h.decisions), i, i+1)}
+}
+
+// simRouted is a message on its way to a lane.
+type simRouted struct {
+	lane int
+	profiles.Message
+}
+
+// run delivers the history in a random order with duplicates, while lanes step, fail, publish and ring in between, then
 // lets everything come to rest at the end of the simulated minute.
-func (s *sim) run(events []profilestest.Event) {
-	var queue []profiles.Message
-	for _, e := range events {
+func (s *sim) run(h history) {
+	var queue []simRouted
+	for _, e := range h.events {
 		for range 1 + s.rng.IntN(4)/3 {
-			queue = append(queue, e.Message())
+			m := e.Message()
+			queue = append(queue, simRouted{m.Key.Lane(len(s.lanes)), m})
+		}
+	}
+	for _, d := range h.decisions {
+		for range 1 + s.rng.IntN(4)/3 {
+			lane, m := d.Message(len(s.lanes))
+			queue = append(queue, simRouted{lane, m})
 		}
 	}
 	s.rng.Shuffle(len(queue), func(i, j int) { queue[i], queue[j] = queue[j], queue[i] })
@@ -106,8 +140,8 @@ func (s *sim) run(events []profilestest.Event) {
 			if len(queue) > 0 {
 				m := queue[0]
 				queue = queue[1:]
-				l := s.lanes[m.Key.Lane(len(s.lanes))]
-				l.stream = append(l.stream, m)
+				l := s.lanes[m.lane]
+				l.stream = append(l.stream, m.Message)
 			}
 		case 1, 2:
 			s.step(s.rng.IntN(len(s.lanes)), s.rng.IntN(5) == 0)
@@ -236,14 +270,24 @@ func (s *sim) commit(lane int, out *profiles.Outcome) {
 		l.state.Profiles[ref.Key] = read
 	}
 	for ref, r := range out.Routes {
-		l.state.Routes[ref.Key] = r
+		read := &profiles.Route{Workspace: r.Workspace, Root: r.Root, Version: r.Version}
+		if err := profiles.DecodeClaims(read, profiles.AppendClaims(r)); err != nil {
+			s.broken = err.Error()
+			return
+		}
+		l.state.Routes[ref.Key] = read
 	}
 	for ref, c := range out.Claims {
 		l.state.Claims[ref.Pair] = c
 	}
 	for _, f := range out.Families {
+		read, err := profiles.DecodeFamily(f.ID, f.Workspace, profiles.AppendFamily(f))
+		if err != nil {
+			s.broken = err.Error()
+			return
+		}
 		for member := range f.Roots {
-			l.state.Families[member] = f
+			l.state.Families[member] = read
 		}
 	}
 	for _, t := range out.Transitions {
@@ -315,25 +359,25 @@ func (s *sim) people() map[profiles.Key]profilestest.Person {
 }
 
 // simulate returns what is wrong at the end of a run, or nothing.
-func simulate(defs map[int32]*profiles.Definitions, seed uint64, lanes int, events []profilestest.Event) string {
+func simulate(defs map[int32]*profiles.Definitions, seed uint64, lanes int, h history) string {
 	s := newSim(rand.New(rand.NewPCG(seed, 2)), defs, lanes)
-	s.run(events)
+	s.run(h)
 	got := s.people()
 	if s.broken != "" {
 		return s.broken
 	}
-	return gocmp.Diff(profilestest.Fold(events, s.now), got)
+	return gocmp.Diff(profilestest.Fold(h.events, s.now, h.decisions...), got)
 }
 
-// shrink takes events away for as long as the run still fails.
-func shrink(defs map[int32]*profiles.Definitions, seed uint64, lanes int, events []profilestest.Event) []profilestest.Event {
+// shrink takes events and decisions away for as long as the run still fails.
+func shrink(defs map[int32]*profiles.Definitions, seed uint64, lanes int, h history) history {
 	for again := true; again; {
 		again = false
-		for i := range events {
-			fewer := slices.Delete(slices.Clone(events), i, i+1)
+		for i := range len(h.events) + len(h.decisions) {
+			fewer := h.without(i)
 			for try := range uint64(20) { // another order may be needed now
 				if simulate(defs, seed+try<<32, lanes, fewer) != "" {
-					events, again = fewer, true
+					h, again = fewer, true
 					break
 				}
 			}
@@ -342,7 +386,7 @@ func shrink(defs map[int32]*profiles.Definitions, seed uint64, lanes int, events
 			}
 		}
 	}
-	return events
+	return h
 }
 
 func TestTheStateIsAFunctionOfTheSetOfEvents(t *testing.T) {
@@ -356,15 +400,18 @@ func TestTheStateIsAFunctionOfTheSetOfEvents(t *testing.T) {
 		runs, first = 1, *simSeed
 	}
 	for seed := first; seed < first+uint64(runs); seed++ {
-		events := profilestest.RandomEvents(rand.New(rand.NewPCG(seed, 1)))
+		h := randomHistory(seed)
 		for _, lanes := range []int{1, 2, 16} {
-			if diff := simulate(defs, seed, lanes, events); diff != "" {
-				small := shrink(defs, seed, lanes, events)
+			if diff := simulate(defs, seed, lanes, h); diff != "" {
+				small := shrink(defs, seed, lanes, h)
 				var list strings.Builder
-				for _, e := range small {
+				for _, e := range small.events {
 					fmt.Fprintf(&list, "\t%+v\n", e)
 				}
-				t.Fatalf("seed %d, %d lanes (-want +got):\n%s\nsmallest set of events found that fails:\n%s",
+				for _, d := range small.decisions {
+					fmt.Fprintf(&list, "\t%+v\n", d)
+				}
+				t.Fatalf("seed %d, %d lanes (-want +got):\n%s\nsmallest set of events and decisions found that fails:\n%s",
 					seed, lanes, diff, list.String())
 			}
 		}

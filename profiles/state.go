@@ -245,6 +245,15 @@ func (p *Profile) detach(key Key) (f Fragment, found bool) {
 	return f, true
 }
 
+// Fragment returns what was seen under the identifier of key, or false if that is not of the profile.
+func (p *Profile) Fragment(key Key) (Fragment, bool) {
+	i, found := slices.BinarySearchFunc(p.Fragments, key, compareFragment)
+	if !found {
+		return Fragment{}, false
+	}
+	return p.Fragments[i], true
+}
+
 func compareFragment(f Fragment, key Key) int { return bytes.Compare(f.Key[:], key[:]) }
 
 // Trait returns the value last written under name in any fragment, if it was not removed.

@@ -22,9 +22,11 @@ const (
 	CauseEdit   = "edit"
 	CauseDelete = "delete"
 	CauseMerge  = "merge"
+
+	CauseUnmerge = "unmerge" // a decision that claims are void
 )
 
-// Cause is what made a membership change: its kind and, for events and merges, the message.
+// Cause is what made a membership change: its kind and, for events, merges and un-merges, the message.
 type Cause struct {
 	Kind      string
 	Source    int32
@@ -138,6 +140,7 @@ type Outcome struct {
 	Gone        map[Key]*Family // families that were merged into others
 	Transitions []Transition
 	Archive     []Archived
+	Decided     []Decided
 	Failed      []Failed
 	Outbox      []Outgoing
 	OutboxSeq   int64
@@ -350,6 +353,10 @@ func (s *step) handle(i int, m *Message) error {
 		return s.routed(m)
 	case KindPiece:
 		return s.piece(m)
+	case KindVerdict:
+		return s.judged(m)
+	case KindLinkVerdict:
+		return s.linkJudged(m)
 	}
 	return fmt.Errorf("message kind %d is not known", m.Kind)
 }

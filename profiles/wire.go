@@ -103,34 +103,116 @@ func readPiece(body []byte) (root Key, version int64, f Fragment, cause Cause, e
 	return root, version, f, cause, u.done("piece")
 }
 
-// appendClaims packs the claims a route keeps at home; nil if there are none.
-func appendClaims(claims []Claimed) []byte {
-	if len(claims) == 0 {
+// The versions that begin claims and families. What has no verdicts is written as it was before there were any.
+const (
+	withoutVerdicts = 1
+	withVerdicts    = 2
+)
+
+func versionFor(vs verdicts) byte {
+	if len(vs) == 0 {
+		return withoutVerdicts
+	}
+	return withVerdicts
+}
+
+// claimsVersion reads the version of claims and families.
+func (u *unpacker) claimsVersion() (v byte) {
+	if b := u.bytes(1); len(b) == 1 {
+		v = b[0]
+	}
+	if u.err == nil && v != withoutVerdicts && v != withVerdicts {
+		u.b, u.err = nil, fmt.Errorf("packed claims have version %d, this program knows up to %d", v, withVerdicts)
+	}
+	return v
+}
+
+func (p *packer) pair(x Pair) {
+	p.key(x.Parent)
+	p.key(x.Child)
+}
+
+func (u *unpacker) pair() Pair { return Pair{Parent: u.key(), Child: u.key()} }
+
+func (p *packer) verdicts(vs verdicts) {
+	if len(vs) == 0 {
+		return
+	}
+	p.uint(uint64(len(vs)))
+	for _, v := range vs {
+		p.pair(v.Pair)
+		p.stamp(v.Stamp)
+		p.bool(v.Void)
+	}
+}
+
+func (u *unpacker) verdicts(version byte) (vs verdicts) {
+	if version < withVerdicts {
 		return nil
 	}
-	p := packer{codecVersion}
-	p.uint(uint64(len(claims)))
-	for _, c := range claims {
+	for range u.len() {
+		vs = append(vs, Verdict{u.pair(), u.stamp(), u.bool()})
+	}
+	return vs
+}
+
+// appendClaims packs the claims and verdicts a route keeps at home; nil if there are none.
+func appendClaims(r *Route) []byte {
+	if len(r.Claims)+len(r.Verdicts) == 0 {
+		return nil
+	}
+	p := packer{versionFor(r.Verdicts)}
+	p.uint(uint64(len(r.Claims)))
+	for _, c := range r.Claims {
 		p.claimed(c)
+	}
+	p.verdicts(r.Verdicts)
+	return p
+}
+
+// decodeClaims reads what appendClaims wrote into r.
+func decodeClaims(r *Route, b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	u := unpacker{b: b}
+	version := u.claimsVersion()
+	for range u.len() {
+		r.Claims = append(r.Claims, u.claimed())
+	}
+	r.Verdicts = u.verdicts(version)
+	return u.done("claims")
+}
+
+// appendDecision packs the body of a [KindVerdict] or a [KindLinkVerdict].
+func appendDecision(d Decision) []byte {
+	p := packer{codecVersion}
+	p.string(d.MessageID)
+	p.int(d.At.UnixMilli())
+	p.bool(d.Void)
+	p.uint(uint64(len(d.Pairs)))
+	for _, pair := range d.Pairs {
+		p.pair(pair)
 	}
 	return p
 }
 
-func decodeClaims(b []byte) (claims []Claimed, err error) {
-	if len(b) == 0 {
-		return nil, nil
-	}
-	u := unpacker{b: b}
+func readDecision(m *Message) (d Decision, err error) {
+	d.Key, d.Users = m.Key, m.Kind == KindLinkVerdict
+	u := unpacker{b: m.Body}
 	u.version()
+	d.MessageID = u.string()
+	d.At = time.UnixMilli(u.int()).UTC()
+	d.Void = u.bool()
 	for range u.len() {
-		claims = append(claims, u.claimed())
+		d.Pairs = append(d.Pairs, u.pair())
 	}
-	return claims, u.done("claims")
+	return d, u.done("decision")
 }
 
 // appendFamily packs a family: all but its id and workspace, which are columns.
 func appendFamily(f *Family) []byte {
-	p := packer{codecVersion}
+	p := packer{versionFor(f.Verdicts)}
 	p.int(f.Version)
 	p.uint(uint64(len(f.Claims)))
 	for _, c := range f.Claims {
@@ -143,13 +225,14 @@ func appendFamily(f *Family) []byte {
 		p.key(member)
 		p.key(root)
 	}
+	p.verdicts(f.Verdicts)
 	return p
 }
 
 func decodeFamily(id Key, workspace int32, b []byte) (*Family, error) {
 	f := &Family{ID: id, Workspace: workspace, Roots: map[Key]Key{}}
 	u := unpacker{b: b}
-	u.version()
+	version := u.claimsVersion()
 	f.Version = u.int()
 	for range u.len() {
 		f.Claims = append(f.Claims, Link{Child: u.key(), Parent: u.key(), Stamp: u.stamp()})
@@ -158,6 +241,7 @@ func decodeFamily(id Key, workspace int32, b []byte) (*Family, error) {
 		member := u.key()
 		f.Roots[member] = u.key()
 	}
+	f.Verdicts = u.verdicts(version)
 	return f, u.done("family")
 }
 

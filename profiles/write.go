@@ -21,6 +21,7 @@ func (l *Lane) write(ctx context.Context, tx pgx.Tx, w work, out *Outcome, t *ta
 	l.writeClaims(batch, out)
 	l.writeFamilies(batch, out)
 	l.writeArchive(batch, w.now, out, t)
+	l.writeDecisions(batch, w.now, out)
 	l.writeMemberships(batch, out)
 	l.writeTransitions(batch, out, t)
 	l.writeOutbox(batch, out)
@@ -171,7 +172,7 @@ func (l *Lane) writeRoutes(batch *pgx.Batch, out *Outcome) {
 	for _, ref := range slices.SortedFunc(maps.Keys(out.Routes), compareRefs) {
 		r := out.Routes[ref]
 		workspaces, keys = append(workspaces, ref.Workspace), append(keys, ref.Key)
-		roots, versions, claims = append(roots, r.Root), append(versions, r.Version), append(claims, appendClaims(r.Claims))
+		roots, versions, claims = append(roots, r.Root), append(versions, r.Version), append(claims, appendClaims(r))
 	}
 	batch.Queue(query, pgx.StrictNamedArgs{
 		"lane": l.number, "workspaces": workspaces, "keys": keys, "roots": roots, "versions": versions, "claims": claims,
@@ -265,6 +266,19 @@ func (l *Lane) writeArchive(batch *pgx.Batch, now time.Time, out *Outcome, t *ta
 		"lane": l.number, "now": now, "seqs": seqs, "received": received, "workspaces": workspaces, "sources": sources,
 		"keys": keys, "messages": messages, "at": at, "types": types, "names": names, "payloads": payloads,
 	})
+}
+
+func (l *Lane) writeDecisions(batch *pgx.Batch, now time.Time, out *Outcome) {
+	const query = `
+		INSERT INTO decisions (lane, workspace_id, message_key, message_id, key, void, decided_at, applied_at)
+		VALUES (@lane, @workspace, @message, @id, @key, @void, @decided, @now)
+		ON CONFLICT DO NOTHING`
+	for _, d := range out.Decided {
+		batch.Queue(query, pgx.StrictNamedArgs{
+			"lane": l.number, "workspace": d.Message.Workspace, "message": d.Message.ID, "id": d.Decision.MessageID,
+			"key": d.Message.Key, "void": d.Decision.Void, "decided": d.Decision.At, "now": now,
+		})
+	}
 }
 
 func (l *Lane) writeMemberships(batch *pgx.Batch, out *Outcome) {

@@ -140,12 +140,14 @@ func before(a, b Event) int {
 	return cmp.Or(a.At.Compare(b.At), slices.Compare(x[:8], y[:8]))
 }
 
-// Fold says who everybody is, from the set of events and the moment.
-func Fold(events []Event, now time.Time) map[profiles.Key]Person {
+// Fold says who everybody is, from the set of events, the set of decisions on their claims, and the moment.
+func Fold(events []Event, now time.Time, decisions ...Decision) map[profiles.Key]Person {
 	events = slices.Clone(events)
 	slices.SortFunc(events, before)
+	void := voided(decisions)
 
-	// One pass in the order of time: the first claim on an identifier stands, unless it would close a circle.
+	// One pass in the order of time: the first claim on an identifier stands, unless it would close a circle. Void claims
+	// are as if they had never been made.
 	type claim struct {
 		parent, child profiles.Key
 		at            Event
@@ -162,6 +164,7 @@ func Fold(events []Event, now time.Time) map[profiles.Key]Person {
 			claims = append(claims, claim{emailKey(email), e.primary(), e})
 		}
 	}
+	claims = slices.DeleteFunc(claims, func(c claim) bool { return void[profiles.Pair{Parent: c.parent, Child: c.child}] })
 	slices.SortStableFunc(claims, func(a, b claim) int {
 		return cmp.Or(before(a.at, b.at), slices.Compare(a.parent[:], b.parent[:]), slices.Compare(a.child[:], b.child[:]))
 	})
@@ -182,17 +185,20 @@ func Fold(events []Event, now time.Time) map[profiles.Key]Person {
 	}
 
 	people := map[profiles.Key]*profile{}
-	var visitors []profiles.Key
-	for _, e := range events {
-		r := root(e.primary())
-		p := people[r]
+	person := func(k profiles.Key) *profile {
+		p := people[root(k)]
 		if p == nil {
 			p = &profile{traits: map[string]string{}, keys: map[profiles.Key]bool{}}
-			people[r] = p
+			people[root(k)] = p
 		}
+		return p
+	}
+	var visitors []profiles.Key
+	for _, e := range events {
+		p := person(e.primary())
 		p.events = append(p.events, e)
 		p.keys[e.primary()] = true
-		if e.User != "" && e.Anon != "" { // the visitor is somebody's, with or without events of its own
+		if e.User != "" && e.Anon != "" { // the visitor is somebody, with or without events of its own
 			visitors = append(visitors, anonKey(e.Anon))
 		}
 		if e.Type == "identify" {
@@ -207,7 +213,7 @@ func Fold(events []Event, now time.Time) map[profiles.Key]Person {
 		}
 	}
 	for _, visitor := range visitors {
-		people[root(visitor)].keys[visitor] = true
+		person(visitor).keys[visitor] = true
 	}
 	out := map[profiles.Key]Person{}
 	for key, p := range people {
