@@ -117,7 +117,7 @@ func TestNothingOfAnotherWorkspaceCanBeReached(t *testing.T) {
 	if got := w.as(w.acme, "GET", "/api/v1/profiles/user_id:ada", "").want(200).str("id"); got != w.acme.things["profile"] {
 		t.Errorf("user_id:ada is %s, want our own %s", got, w.acme.things["profile"])
 	}
-	for _, path := range []string{"/api/v1/profiles", "/api/v1/segments", "/api/v1/sources", "/api/v1/destinations", "/api/v1/failed_events", "/api/v1/keys", "/api/v1/stats"} {
+	for _, path := range []string{"/api/v1/profiles", "/api/v1/segments", "/api/v1/sources", "/api/v1/destinations", "/api/v1/failed_events", "/api/v1/keys", "/api/v1/stats", "/api/v1/audit_log"} {
 		got := w.as(w.acme, "GET", path, "").want(200)
 		for _, thing := range w.globex.things {
 			if strings.Contains(got.Body, `"`+thing+`"`) {

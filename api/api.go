@@ -53,6 +53,7 @@ type stores struct {
 	keys         *KeyStore
 	sources      *collector.SourceStore
 	destinations *activation.Store
+	audit        *AuditLog
 	replayer     Replayer
 }
 
@@ -63,6 +64,7 @@ func (s stores) in(db database) stores {
 	s.segments = profiles.NewSegments(db, s.lanes)
 	s.people = profiles.NewReader(db, s.lanes)
 	s.keys = NewKeyStore(db)
+	s.audit = NewAuditLog(db)
 	s.sources = collector.NewSourceStore(db)
 	if tx, ok := db.(pgx.Tx); ok {
 		s.destinations = s.destinations.In(tx)
@@ -136,6 +138,8 @@ var routes = []route{
 	{method: "POST", pattern: "/failed_events/{failed_event}/replay", scope: Write, handle: replayFailedEvent},
 
 	{method: "GET", pattern: "/stats", scope: Read, handle: getStats},
+
+	{method: "GET", pattern: "/audit_log", scope: Admin, handle: listAudit},
 }
 
 // New returns the handler of everything that openapi.yaml has outside /v1. Each operation under /api/v1 admits only keys

@@ -93,7 +93,8 @@ func (c *call) destination() (d activation.Destination, ref string, err error) {
 		return d, "", errNotFound()
 	}
 	d, err = c.destinations.Get(c.Context(), c.workspace(), ref)
-	return d, formatID(destinationID, d.ID), err
+	c.subject = formatID(destinationID, d.ID)
+	return d, c.subject, err
 }
 
 // segment returns the segment that a key or id names.

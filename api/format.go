@@ -35,6 +35,7 @@ const (
 	writeKeyID    = "wk_"
 	destinationID = "dst_"
 	deliveryID    = "dlv_"
+	auditID       = "aud_"
 )
 
 func formatID[T int32 | int64](prefix string, id T) string {

@@ -32,9 +32,10 @@ const timeout = 20 * time.Second
 // call is a request to be handled: by whom it was sent, what is in it, and what to handle it with.
 type call struct {
 	*http.Request
-	stores // in the transaction of the answer, if that is to be remembered
-	id     identity
-	body   []byte
+	stores  // in the transaction of the answer, if that is to be remembered
+	id      identity
+	body    []byte
+	subject string // the id of what was changed, if the answer does not show it: for the audit log
 }
 
 func (c *call) workspace() int32 { return c.id.key.Workspace }
@@ -123,10 +124,14 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request, rt route) (answer, 
 		return answer{}, err
 	}
 	c := &call{Request: r, stores: a.stores, id: id, body: body}
-	if keys := r.Header.Values("Idempotency-Key"); len(keys) > 0 && r.Method == http.MethodPost && !rt.changesNothing {
-		return a.once(w, c, keys, rt.handle)
+	handle := rt.handle
+	if action, ok := actions[rt.method+" "+rt.pattern]; ok {
+		handle = recorded(rt, action)
 	}
-	return rt.handle(c)
+	if keys := r.Header.Values("Idempotency-Key"); len(keys) > 0 && r.Method == http.MethodPost && !rt.changesNothing {
+		return a.once(w, c, keys, handle)
+	}
+	return handle(c)
 }
 
 // explain returns the problem to answer with, and logs err if a person must look.

@@ -182,7 +182,8 @@ func deleteSource(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	if err := c.sources.Delete(c.Context(), c.workspace(), formatID(sourceID, s.ID)); err != nil {
+	c.subject = formatID(sourceID, s.ID)
+	if err := c.sources.Delete(c.Context(), c.workspace(), c.subject); err != nil {
 		return answer{}, err
 	}
 	return answer{Status: http.StatusNoContent}, nil

@@ -89,5 +89,6 @@ func createWorkspace(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	c.subject = out.Workspace.ID
 	return reply(http.StatusCreated, out)
 }
