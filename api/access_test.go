@@ -86,7 +86,9 @@ func TestNothingOfAnotherWorkspaceCanBeReached(t *testing.T) {
 		"profile": "p_" + strings.Repeat("0", 32), "message_id": "never-sent", "failed_event": "fe_2_999999",
 	}
 	valid := map[string]string{
-		"PUT /api/v1/segments/{segment}": `{"name":"mine","rule":{"event":"x"}}`,
+		"PUT /api/v1/segments/{segment}":          `{"name":"mine","rule":{"event":"x"}}`,
+		"POST /api/v1/profiles/{profile}/unmerge": `{"identity":"anonymous_id:a1"}`,
+		"POST /api/v1/profiles/{profile}/remerge": `{"identity":"anonymous_id:a1"}`,
 	}
 	tried := 0
 	for _, rt := range w.managed() {

@@ -29,6 +29,7 @@ type Config struct {
 	Lanes        int // as many as the installation has
 	Destinations *activation.Store
 	Replayer     Replayer
+	Committer    Committer
 	Checks       []Check      // of /readyz
 	Metrics      http.Handler // of /metrics
 	Registerer   prometheus.Registerer
@@ -46,6 +47,7 @@ type API struct {
 // stores are what handlers work with.
 type stores struct {
 	db           database
+	pool         *pgxpool.Pool // for what is to stay when the transaction of the answer is undone
 	lanes        int
 	workspaces   *profiles.Workspaces
 	segments     *profiles.Segments
@@ -55,6 +57,7 @@ type stores struct {
 	destinations *activation.Store
 	audit        *AuditLog
 	replayer     Replayer
+	committer    Committer
 }
 
 // in returns the same stores in db, a pool or a transaction.
@@ -104,6 +107,9 @@ var routes = []route{
 	{method: "GET", pattern: "/profiles/{profile}", scope: Read, handle: getProfile},
 	{method: "GET", pattern: "/profiles/{profile}/events", scope: Read, handle: listProfileEvents},
 	{method: "GET", pattern: "/profiles/{profile}/transitions", scope: Read, handle: listProfileTransitions},
+	{method: "GET", pattern: "/profiles/{profile}/identities", scope: Read, handle: listIdentities},
+	{method: "POST", pattern: "/profiles/{profile}/unmerge", scope: Write, handle: unmergeProfile},
+	{method: "POST", pattern: "/profiles/{profile}/remerge", scope: Write, handle: remergeProfile},
 
 	{method: "GET", pattern: "/segments", scope: Read, handle: listSegments},
 	{method: "POST", pattern: "/segments", scope: Write, handle: createSegment},
@@ -145,7 +151,9 @@ var routes = []route{
 // New returns the handler of everything that openapi.yaml has outside /v1. Each operation under /api/v1 admits only keys
 // with its scope; one that names none admits nobody.
 func New(cfg Config) chi.Router {
-	s := stores{lanes: cfg.Lanes, destinations: cfg.Destinations, replayer: cfg.Replayer}.in(cfg.Pool)
+	s := stores{
+		pool: cfg.Pool, lanes: cfg.Lanes, destinations: cfg.Destinations, replayer: cfg.Replayer, committer: cfg.Committer,
+	}.in(cfg.Pool)
 	a := &API{pool: cfg.Pool, stores: s, guard: newGuard(s.keys), log: cfg.Log}
 
 	r := chi.NewRouter()

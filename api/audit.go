@@ -11,7 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// actions are what the audit log calls the operations that change something.
+// actions are what the audit log calls the operations that change something. What lanes are asked to do is recorded by its
+// handler, before it is asked: see [call.decide].
 var actions = map[string]string{
 	"PATCH /workspace":   "workspace.update",
 	"POST /workspaces":   "workspace.create",

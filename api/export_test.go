@@ -1,6 +1,7 @@
 package api
 
-// Unnamed returns the operations that may change something and have no name in the audit log.
+// Unnamed returns the operations that may change something and have no name in the audit log, but for those that record by
+// themselves.
 func Unnamed() (list []string) {
 	for _, rt := range routes {
 		name := rt.method + " " + rt.pattern

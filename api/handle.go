@@ -184,11 +184,13 @@ func toProblem(err error) *problem.Problem {
 	}
 }
 
-// unavailable tells whether err will go away by itself: the database is down, full or busy, or took too long.
+// unavailable tells whether err will go away by itself: a store is down, full or busy, or took too long.
 func unavailable(err error) bool {
 	var connect *pgconn.ConnectError
 	var pg *pgconn.PgError
 	switch {
+	case errors.Is(err, collector.ErrUnavailable), errors.Is(err, collector.ErrBusy):
+		return true
 	case errors.As(err, &connect), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), pgconn.Timeout(err), pgconn.SafeToRetry(err):
 		return true
 	case errors.As(err, &pg):

@@ -23,7 +23,7 @@ type Scope string
 // The scopes.
 const (
 	Read     Scope = "read"     // see everything of the workspace but its keys and who changed what
-	Write    Scope = "write"    // change sources, segments and destinations, and replay events
+	Write    Scope = "write"    // change sources, segments and destinations, un-merge people, and replay events
 	Admin    Scope = "admin"    // change the workspace and its keys, and see who changed what
 	Operator Scope = "operator" // see and make workspaces
 )

@@ -18,8 +18,8 @@ type profileJSON struct {
 	Traits      map[string]jsontext.Value `json:"traits"`
 	Consent     map[string]consentJSON    `json:"consent"`
 	Memberships []membershipJSON          `json:"memberships"`
-	FirstSeenAt timestamp                 `json:"first_seen_at"`
-	LastSeenAt  timestamp                 `json:"last_seen_at"`
+	FirstSeenAt *timestamp                `json:"first_seen_at"`
+	LastSeenAt  *timestamp                `json:"last_seen_at"`
 	AsOf        *timestamp                `json:"as_of"`
 }
 
@@ -39,8 +39,10 @@ func showProfile(p *profiles.Profile, segments map[int64]activation.Segment, asO
 	merged := p.Merged()
 	out := profileJSON{
 		ID: p.ID, Identifiers: p.Identifiers(), Traits: map[string]jsontext.Value{}, Consent: map[string]consentJSON{},
-		FirstSeenAt: timestamp(time.UnixMilli(merged.FirstSeen)), LastSeenAt: timestamp(time.UnixMilli(merged.LastSeen)),
 		AsOf: unlessZero(asOf),
+	}
+	if merged.FirstSeen != 0 {
+		out.FirstSeenAt, out.LastSeenAt = unlessZero(time.UnixMilli(merged.FirstSeen)), unlessZero(time.UnixMilli(merged.LastSeen))
 	}
 	for _, t := range merged.Traits {
 		out.Traits[t.Name] = t.Value

@@ -1,13 +1,16 @@
 package api_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +24,7 @@ import (
 	"github.com/mubatch/mubatch/activation/webhook"
 	"github.com/mubatch/mubatch/api"
 	"github.com/mubatch/mubatch/collector"
+	"github.com/mubatch/mubatch/collector/redistest"
 	"github.com/mubatch/mubatch/migrations/pgtest"
 	"github.com/mubatch/mubatch/profiles"
 )
@@ -36,6 +40,12 @@ type world struct {
 	router  chi.Router
 	replay  *replayer
 	metrics *prometheus.Registry
+	sent    int
+
+	stream    *collector.Stream
+	committer *collector.Committer
+
+	stopCommits func()
 
 	destinations *activation.Store
 	acme         tenant
@@ -57,12 +67,18 @@ func newWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	rdb, prefix := redistest.New(t)
+	cfg := collector.Config{Prefix: prefix, Lanes: lanes, AllowDegraded: true}
+	w.stream = collector.NewStream(cfg.Stream(), rdb)
+	w.committer = collector.NewCommitter(cfg, w.stream, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	w.stopCommits = run(t, w.committer.Run)
 	outbound := activation.Outbound{AllowPrivate: true}
 	w.destinations = activation.NewStore(w.pool, ring, lanes, webhook.New(activation.NewClient(outbound), outbound))
 	w.router = chi.NewRouter()
 	w.router.Post("/v1/anything-else", func(http.ResponseWriter, *http.Request) {}) // as the collector's are, beside the API
 	w.router.Mount("/", api.New(api.Config{
-		Pool: w.pool, Destinations: w.destinations, Lanes: lanes, Replayer: w.replay, Registerer: w.metrics, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Pool: w.pool, Destinations: w.destinations, Lanes: lanes, Replayer: w.replay, Committer: w.committer, Registerer: w.metrics,
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/plain; version=0.0.4")
 			_, _ = io.WriteString(w, "mubatch_up 1\n")
@@ -81,6 +97,30 @@ func newWorld(t testing.TB) *world {
 	w.exec(`INSERT INTO lanes (lane, as_of) SELECT generate_series(0, 3), '2026-11-01T12:00:00Z'`)
 	w.acme, w.globex = w.found("acme"), w.found("globex")
 	return w
+}
+
+// run runs something until the test ends or the function it returns is called, and waits for its end.
+func run(t testing.TB, f func(context.Context) error) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// flush has the lanes apply what comes, from nothing: what the tests put there by hand is not quite what lanes do.
+func (w *world) flush() {
+	w.t.Helper()
+	w.exec(`TRUNCATE profiles, routes, lookups, events, memberships, segment_counts, transitions, failed_events, counters`)
+	log := slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	store := profiles.NewStore(w.pool, profiles.Config{Lanes: lanes}, activation.NewLedger(prometheus.NewRegistry()), func() {}, log)
+	run(w.t, collector.NewFlusher(collector.FlushConfig{Node: "one"}, w.stream, w.committer, store, prometheus.NewRegistry(), log).Run)
 }
 
 // found makes a workspace, and one of everything in it.
@@ -186,6 +226,7 @@ func (w *world) person(tn tenant, p person) profiles.Key {
 		key := tn.Secret.Key(id)
 		w.exec(`INSERT INTO routes (lane, workspace_id, key, root, version) VALUES ($1, $2, $3, $4, 1)`, key.Lane(lanes), tn.ID, key, root)
 	}
+	slices.SortFunc(profile.Fragments, func(a, b profiles.Fragment) int { return bytes.Compare(a.Key[:], b.Key[:]) })
 	lane := root.Lane(lanes)
 	if p.member != 0 {
 		profile.Standings = []profiles.Standing{{Segment: p.member, Member: true, Since: p.lastSeen.UnixMilli()}}

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Traced is what became of an event.
+// Traced is what became of an event, or of a decision on claims, which has no source.
 type Traced struct {
 	Source     int32
 	ReceivedAt time.Time
@@ -50,6 +50,12 @@ func (r *Reader) Trace(ctx context.Context, workspace int32, messageID string) (
 		}
 	}
 
+	decided, err := r.decided(ctx, workspace, args)
+	if err != nil {
+		return nil, err
+	}
+	found = append(found, decided...)
+
 	const failed = selectFailed + `
 		WHERE lane = ANY (@lanes) AND message_key = @message AND workspace_id = @workspace
 		ORDER BY failed_at DESC`
@@ -84,5 +90,32 @@ func (r *Reader) Trace(ctx context.Context, workspace int32, messageID string) (
 	slices.SortFunc(found, func(a, b Traced) int {
 		return cmp.Or(b.ReceivedAt.Compare(a.ReceivedAt), cmp.Compare(a.Source, b.Source))
 	})
+	return found, nil
+}
+
+// decided returns what is known of a decision on claims: that a lane has taken it in.
+func (r *Reader) decided(ctx context.Context, workspace int32, args pgx.StrictNamedArgs) ([]Traced, error) {
+	const query = `
+		SELECT key, void, decided_at, applied_at
+		FROM decisions
+		WHERE lane = ANY (@lanes) AND workspace_id = @workspace AND message_key = @message`
+	rows, _ := r.db.Query(ctx, query, args) // err: below
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t Traced, err error) {
+		var void bool
+		t.Applied, t.Type = true, "remerge"
+		if err = row.Scan(&t.Profile, &void, &t.EventAt, &t.AppliedAt); void {
+			t.Type = "unmerge"
+		}
+		t.ReceivedAt = t.EventAt
+		return t, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("trace decisions: %w", err)
+	}
+	for i := range found {
+		if found[i].Profile, err = r.root(ctx, workspace, found[i].Profile); err != nil {
+			return nil, err
+		}
+	}
 	return found, nil
 }

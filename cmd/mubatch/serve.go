@@ -140,6 +140,7 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 			Lanes:        cfg.lanes,
 			Destinations: destinations,
 			Replayer:     collector.NewReplayer(store, committer),
+			Committer:    committer,
 			Checks:       ready,
 			Metrics:      metrics,
 			Registerer:   reg,
