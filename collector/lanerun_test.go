@@ -75,18 +75,21 @@ func TestALaneThatHangsHoldsUpNoOther(t *testing.T) {
 	p.send(tracked("first", "a", "Order").Message())
 	p.settle(1)
 	waitFor(t, "every lane to be at work", func() bool { return one[bool](p, `SELECT min(as_of) > '-infinity' FROM lanes`) })
-	p.hold(`SELECT FROM lanes WHERE lane = 2 FOR UPDATE`)
 	visitors := [][]string{inLane(0, 4, 1), inLane(1, 4, 1), inLane(3, 4, 1)}
-	var slowest time.Duration
 	sent := 1
-	for until := time.Now().Add(5 * time.Second); time.Now().Before(until); sent++ {
-		began := time.Now()
-		p.send(tracked(fmt.Sprintf("m%d", sent), visitors[sent%3][0], "Order").Message())
-		waitFor(t, "the other lanes", func() bool { return p.counts()[1] == int64(sent+1) })
-		slowest = max(slowest, time.Since(began))
+	slowest := func(d time.Duration) (slowest time.Duration) {
+		for until := time.Now().Add(d); time.Now().Before(until); sent++ {
+			began := time.Now()
+			p.send(tracked(fmt.Sprintf("m%d", sent), visitors[sent%3][0], "Order").Message())
+			waitFor(t, "the other lanes", func() bool { return p.counts()[1] == int64(sent+1) })
+			slowest = max(slowest, time.Since(began))
+		}
+		return slowest
 	}
-	if slowest > time.Second {
-		t.Errorf("an event of another lane waited %v", slowest)
+	before := slowest(2 * time.Second)
+	p.hold(`SELECT FROM lanes WHERE lane = 2 FOR UPDATE`)
+	if during := slowest(5 * time.Second); during > time.Second+3*before { // the machine may be busy with other things
+		t.Errorf("an event of another lane waited %v, and %v before", during, before)
 	}
 }
 
