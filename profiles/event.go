@@ -87,10 +87,8 @@ func (e *Event) fragment(key Key, stamp Stamp, behaviours []*Behaviour) Fragment
 		f.decide(name, value, stamp)
 	})
 	for _, b := range behaviours {
-		if b.Matches(e.Properties) {
-			t := Behaved{Behaviour: b.ID}
-			t.Keep = b.Keep
-			t.Add(stamp.At)
+		t := Behaved{b.ID, b.Empty()}
+		if b.Fold(&t.Timeline, stamp.At, e.Properties) {
 			f.addTimeline(t)
 		}
 	}

@@ -198,7 +198,7 @@ func (f *Fragment) addTimeline(b Behaved) {
 		f.Timelines[i].Merge(b.Timeline)
 		return
 	}
-	b.Times = slices.Clone(b.Times)
+	b.Timeline = b.Clone()
 	f.Timelines = slices.Insert(f.Timelines, i, b)
 }
 
@@ -209,7 +209,7 @@ func (f Fragment) clone() Fragment {
 	f.Consent = slices.Clone(f.Consent)
 	f.Timelines = slices.Clone(f.Timelines)
 	for i := range f.Timelines {
-		f.Timelines[i].Times = slices.Clone(f.Timelines[i].Times)
+		f.Timelines[i].Timeline = f.Timelines[i].Clone()
 	}
 	return f
 }
@@ -271,6 +271,25 @@ func (p *Profile) Trait(name string) (jsontext.Value, bool) {
 	return last.Value, true
 }
 
+// consent returns the latest decision on a purpose over all fragments. Of decisions at the same time a refusal counts.
+func (p *Profile) consent(purpose string) (granted, known bool) {
+	var last Stamp
+	for _, f := range p.Fragments {
+		i, found := slices.BinarySearchFunc(f.Consent, purpose, func(c Consent, p string) int { return cmp.Compare(c.Purpose, p) })
+		if !found {
+			continue
+		}
+		c := f.Consent[i]
+		switch order := c.Stamp.Compare(last); {
+		case !known || order > 0:
+			granted, last, known = c.Granted, c.Stamp, true
+		case order == 0:
+			granted = granted && c.Granted
+		}
+	}
+	return granted, known
+}
+
 // timeline returns the merged timeline of a behaviour.
 func (p *Profile) timeline(behaviour int32) timeline.Timeline {
 	var merged timeline.Timeline
@@ -284,7 +303,7 @@ func (p *Profile) timeline(behaviour int32) timeline.Timeline {
 		case 1:
 			merged = f.Timelines[i].Timeline
 		case 2: // the first one belongs to its fragment
-			merged.Times = slices.Clone(merged.Times)
+			merged = merged.Clone()
 			fallthrough
 		default:
 			merged.Merge(f.Timelines[i].Timeline)

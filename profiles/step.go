@@ -314,7 +314,8 @@ func (s *step) replay(r *Replay) error {
 	var keys []Key
 	for _, e := range r.Events {
 		for _, b := range r.Behaviours[e.Name] {
-			if !b.Matches(e.Properties) {
+			t := Behaved{b.ID, b.Empty()}
+			if !b.Fold(&t.Timeline, e.At, e.Properties) {
 				continue
 			}
 			f := fragments[e.Key]
@@ -323,9 +324,6 @@ func (s *step) replay(r *Replay) error {
 				fragments[e.Key] = f
 				keys = append(keys, e.Key)
 			}
-			t := Behaved{Behaviour: b.ID}
-			t.Keep = b.Keep
-			t.Add(e.At)
 			f.addTimeline(t)
 		}
 	}
@@ -597,3 +595,8 @@ type view struct {
 func (v view) Trait(name string) (jsontext.Value, bool) { return v.profile.Trait(name) }
 
 func (v view) Timeline(i int) timeline.Timeline { return v.profile.timeline(v.segment.Behaviours[i]) }
+
+func (v view) Consent(purpose string) (granted, known bool) { return v.profile.consent(purpose) }
+
+// No rule is asked for what it says of a segment before references are resolved.
+func (v view) Segment(string) bool { return false }

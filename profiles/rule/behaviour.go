@@ -65,6 +65,19 @@ func ParseBehaviour(canonical []byte, keep int) (Behaviour, error) {
 	return b, nil
 }
 
+// Empty returns a timeline that keeps what b needs, of nothing yet.
+func (b Behaviour) Empty() timeline.Timeline { return timeline.Timeline{Keep: b.Keep} }
+
+// Fold takes an occurrence at the time at, in Unix milliseconds, into t, which came from [Behaviour.Empty], if an event
+// with these properties is one. It tells whether it was. That the event has b's name is for the caller to know.
+func (b Behaviour) Fold(t *timeline.Timeline, at int64, properties jsontext.Value) bool {
+	if !b.Matches(properties) {
+		return false
+	}
+	t.Add(at)
+	return true
+}
+
 // Matches tells whether the properties of an event meet every condition of b. That the event has b's name is for the
 // caller to know. Properties are valid JSON, usually an object; anything else is the same as no properties.
 func (b Behaviour) Matches(properties jsontext.Value) bool {

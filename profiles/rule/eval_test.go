@@ -16,6 +16,8 @@ import (
 // profile is a rule.State.
 type profile struct {
 	traits    map[string]string // JSON
+	consents  map[string]bool
+	segments  map[string]bool
 	timelines []timeline.Timeline
 }
 
@@ -25,6 +27,13 @@ func (p profile) Trait(name string) (jsontext.Value, bool) {
 }
 
 func (p profile) Timeline(i int) timeline.Timeline { return p.timelines[i] }
+
+func (p profile) Consent(purpose string) (granted, known bool) {
+	granted, known = p.consents[purpose]
+	return granted, known
+}
+
+func (p profile) Segment(key string) bool { return p.segments[key] }
 
 func parse(t fataler, s string) *rule.Rule {
 	r, err := rule.Parse([]byte(s))
@@ -38,10 +47,10 @@ func parse(t fataler, s string) *rule.Rule {
 func remember(r *rule.Rule, traits map[string]string, events []naiveEvent) profile {
 	p := profile{traits: traits}
 	for _, b := range r.Behaviours() {
-		tl := timeline.Timeline{Keep: b.Keep}
+		tl := b.Empty()
 		for _, e := range events {
-			if e.name == b.Event && b.Matches(jsontext.Value(e.properties)) {
-				tl.Add(e.at)
+			if e.name == b.Event {
+				b.Fold(&tl, e.at, jsontext.Value(e.properties))
 			}
 		}
 		p.timelines = append(p.timelines, tl)

@@ -24,6 +24,10 @@ func (a ada) Trait(name string) (jsontext.Value, bool) {
 
 func (a ada) Timeline(i int) timeline.Timeline { return a.timelines[i] }
 
+func (a ada) Consent(string) (granted, known bool) { return false, false }
+
+func (a ada) Segment(string) bool { return false }
+
 func Example() {
 	r, err := rule.Parse([]byte(`{"all": [
 		{"trait": "country", "op": "in", "value": ["DE", "FR"]},
@@ -36,15 +40,13 @@ func Example() {
 	}
 	fmt.Println(r.Describe())
 
-	// Keep a timeline for each behaviour, of as many times as the rule needs.
+	// Keep a timeline for each behaviour, of what the rule needs.
 	now := time.Date(2026, 3, 20, 9, 0, 0, 0, time.UTC)
 	a := ada{traits: map[string]string{"country": `"FR"`}}
 	for _, b := range r.Behaviours() {
-		t := timeline.Timeline{Keep: b.Keep}
+		t := b.Empty()
 		for day, properties := range map[int]string{1: `{"revenue": 80}`, 7: `{"revenue": 12.5}`, 19: `{"revenue": 50.00}`} {
-			if b.Matches(jsontext.Value(properties)) {
-				t.Add(time.Date(2026, 3, day, 9, 0, 0, 0, time.UTC).UnixMilli())
-			}
+			b.Fold(&t, time.Date(2026, 3, day, 9, 0, 0, 0, time.UTC).UnixMilli(), jsontext.Value(properties))
 		}
 		a.timelines = append(a.timelines, t)
 	}
@@ -61,7 +63,7 @@ func Example() {
 }
 
 func ExampleParse_problems() {
-	_, err := rule.Parse([]byte(`{"any": [{"event": "Order Completed", "within": "1 month"}, {"segment": "vip"}]}`))
+	_, err := rule.Parse([]byte(`{"any": [{"event": "Order Completed", "within": "1 month"}, {"cohort": "vip"}]}`))
 	var problems *rule.Error
 	if errors.As(err, &problems) {
 		for _, p := range problems.Problems {
@@ -71,5 +73,5 @@ func ExampleParse_problems() {
 
 	// Output:
 	// #/any/0/within must be a duration of w, d, h, m and s, in this order, like "30d" or "1d12h"
-	// #/any/1/segment is unknown; known here are all, any, not, trait, event
+	// #/any/1/cohort is unknown; known here are all, any, not, trait, event, consent, segment
 }

@@ -129,7 +129,7 @@ func (p *parser) visit(at string) bool {
 }
 
 // kinds of conditions, each named by the member that makes it one.
-var kinds = []string{"all", "any", "not", "trait", "event"}
+var kinds = []string{"all", "any", "not", "trait", "event", "consent", "segment"}
 
 func (p *parser) node(at string, v []byte, depth int) node {
 	if !p.visit(at) {
@@ -170,6 +170,10 @@ func (p *parser) node(at string, v []byte, depth int) node {
 		return newTrait(c)
 	case "event":
 		return p.event(at, v)
+	case "consent":
+		return p.consent(at, v)
+	case "segment":
+		return p.reference(at, v)
 	case "not":
 		var n not
 		for _, m := range p.members(at, v, "not") {

@@ -30,10 +30,12 @@ const maxProblems = 100
 // problem notes what is wrong at a JSON Pointer.
 func (p *parser) problem(at, format string, args ...any) {
 	if len(p.problems) < maxProblems {
-		fragment := (&url.URL{Fragment: at}).EscapedFragment()
-		p.problems = append(p.problems, Problem{"#" + fragment, fmt.Sprintf(format, args...)})
+		p.problems = append(p.problems, Problem{fragment(at), fmt.Sprintf(format, args...)})
 	}
 }
+
+// fragment returns a JSON Pointer as the fragment of a URI.
+func fragment(at string) string { return "#" + (&url.URL{Fragment: at}).EscapedFragment() }
 
 func (p *parser) err() error {
 	if len(p.problems) == 0 {

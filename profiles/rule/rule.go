@@ -52,6 +52,8 @@ type Rule struct {
 	root       node
 	behaviours []Behaviour
 	traits     []string
+	consents   []string
+	segments   []string
 }
 
 // State is what [Rule.Eval] may know of a profile.
@@ -62,6 +64,12 @@ type State interface {
 	// Timeline returns the occurrences of the behaviour at index i of [Rule.Behaviours], of which it must keep
 	// at least as many as the behaviour says.
 	Timeline(i int) timeline.Timeline
+
+	// Consent returns the latest decision on a purpose, and whether there has been one.
+	Consent(purpose string) (granted, known bool)
+
+	// Segment tells whether the profile is a member of the segment with this key.
+	Segment(key string) bool
 }
 
 // Behaviours returns the distinct behaviours that r counts, in the order in which it first names them. The caller must
@@ -73,6 +81,12 @@ func (r *Rule) Behaviours() []Behaviour { return r.behaviours }
 // caller must not change what is returned.
 func (r *Rule) Traits() []string { return r.traits }
 
+// Consents returns the purposes of whose decisions r asks, sorted. The caller must not change what is returned.
+func (r *Rule) Consents() []string { return r.consents }
+
+// Segments returns the keys of the segments that r refers to, sorted. The caller must not change what is returned.
+func (r *Rule) Segments() []string { return r.segments }
+
 // Eval tells whether r holds at the time now, and until when that is sure if nothing else happens: the answer is the
 // same at every instant from now up to, but without, until. A zero until means for ever. Otherwise until lies after now
 // and the answer then is to be asked for again.
@@ -81,10 +95,15 @@ func (r *Rule) Traits() []string { return r.traits }
 // Occurrences dated after now count as well, so that a count only falls as time passes.
 func (r *Rule) Eval(s State, now time.Time) (holds bool, until time.Time) {
 	holds, end := r.root.eval(s, now.UnixMilli())
-	if end == never {
-		return holds, time.Time{}
+	return holds, instant(end)
+}
+
+// instant returns the end of an answer, zero if there is none.
+func instant(ms int64) time.Time {
+	if ms == never {
+		return time.Time{}
 	}
-	return holds, time.UnixMilli(end).UTC()
+	return time.UnixMilli(ms).UTC()
 }
 
 // never is the instant that no answer changes at any more.
@@ -100,6 +119,9 @@ type node interface {
 
 	// describe returns what is true of the profiles that fit, or of those that do not.
 	describe(negated bool) string
+
+	// explain completes an explanation with what eval looked at. The condition is at the pointer at.
+	explain(s State, now int64, at string, x *Explanation)
 }
 
 // group is all or any of its nodes.
@@ -194,10 +216,12 @@ func (r *Rule) register(n node, seen map[string]int) {
 		r.register(n.node, seen)
 	case *trait:
 		for _, at := range n.places {
-			if i, ok := slices.BinarySearch(r.traits, at.name); !ok {
-				r.traits = slices.Insert(r.traits, i, at.name)
-			}
+			r.traits = including(r.traits, at.name)
 		}
+	case consent:
+		r.consents = including(r.consents, n.purpose)
+	case segment:
+		r.segments = including(r.segments, n.key)
 	case *event:
 		key := string(n.Canonical())
 		i, ok := seen[key]
@@ -209,4 +233,13 @@ func (r *Rule) register(n node, seen map[string]int) {
 		n.behaviour = i
 		r.behaviours[i].Keep = max(r.behaviours[i].Keep, n.Keep)
 	}
+}
+
+// including returns sorted names with one more, unless it is among them.
+func including(names []string, name string) []string {
+	i, found := slices.BinarySearch(names, name)
+	if found {
+		return names
+	}
+	return slices.Insert(names, i, name)
 }

@@ -1,0 +1,60 @@
+package rule
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Explanation says of one condition of a rule whether it holds, and why.
+type Explanation struct {
+	Pointer    string         // to the condition in the rule as it is printed: "#/all/1"
+	Kind       string         // all, any, not, trait, event, sequence, segment or consent
+	Text       string         // the condition in English, as in [Rule.Describe]
+	Holds      bool           // at the moment asked for
+	Until      time.Time      // when that may change by itself; zero: never
+	Observed   jsontext.Value // what was found: the trait's value, the count, the sum, …; nil: nothing
+	Behaviours []int          // what it looked at, as indexes in [Rule.Behaviours]
+	From       time.Time      // the first instant that it looked at; zero: all time
+	Nodes      []*Explanation // of a group, its conditions
+}
+
+// Explain says for each condition of r whether it holds at the time now, and why.
+func (r *Rule) Explain(s State, now time.Time) *Explanation {
+	return explain(r.root, s, now.UnixMilli(), "")
+}
+
+func explain(n node, s State, now int64, at string) *Explanation {
+	holds, until := n.eval(s, now)
+	x := &Explanation{Pointer: fragment(at), Text: n.describe(false), Holds: holds, Until: instant(until)}
+	n.explain(s, now, at, x)
+	return x
+}
+
+func (g group) explain(s State, now int64, at string, x *Explanation) {
+	x.Kind = "any"
+	if g.all {
+		x.Kind = "all"
+	}
+	for i, n := range g.nodes {
+		x.Nodes = append(x.Nodes, explain(n, s, now, child(child(at, x.Kind), strconv.Itoa(i))))
+	}
+}
+
+func (n not) explain(s State, now int64, at string, x *Explanation) {
+	x.Kind = "not"
+	x.Nodes = []*Explanation{explain(n.node, s, now, child(at, "not"))}
+}
+
+func (t *trait) explain(s State, _ int64, _ string, x *Explanation) {
+	x.Kind = "trait"
+}
+
+func (e *event) explain(s State, now int64, _ string, x *Explanation) {
+	x.Kind = "event"
+	x.Behaviours = []int{e.behaviour}
+	if e.within > 0 {
+		x.From = time.UnixMilli(now - e.within + 1).UTC()
+	}
+}
