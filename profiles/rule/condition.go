@@ -73,11 +73,32 @@ func (c *Condition) holds(v []byte) bool {
 	return p.held != c.op.negative()
 }
 
+// at tells whether c is true of a value at the moment now, and until when.
+func (c *Condition) at(v []byte, now int64) (holds bool, until int64) {
+	p := probe{Condition: c, now: now, until: never}
+	p.search(v, "")
+	return p.held != c.op.negative(), p.until
+}
+
+// atInstant tells whether c, which compares dates, is true of an instant at the moment now, and until when.
+func (c *Condition) atInstant(at, now int64) (holds bool, until int64) {
+	switch c.op {
+	case opBefore:
+		return at < c.ms, never
+	case opAfter:
+		return at > c.ms, never
+	}
+	p := probe{Condition: c, now: now, until: never}
+	p.relate(c.op, at)
+	return p.held, p.until
+}
+
 // probe looks for a value of which a condition is true, if it is a negative one its opposite.
 type probe struct {
 	*Condition
 	now, until int64 // of a condition that depends on the present; until starts as never
 	held       bool
+	leaf       func(v []byte) // if set, is given the values at the end of the path instead
 }
 
 // search tries every value that the path leads to in v. It tells whether it is settled that the condition is true.
@@ -100,7 +121,7 @@ func (p *probe) walk(v []byte, path string) (settled bool) {
 			if member == nil {
 				return false
 			}
-			if rest, ok := step(path, name); ok && p.walk(member, rest) {
+			if rest, ok := descend(path, name); ok && p.walk(member, rest) {
 				return true
 			}
 		}
@@ -120,8 +141,8 @@ func (p *probe) walk(v []byte, path string) (settled bool) {
 	return false
 }
 
-// step returns the rest of path if it starts with the name, as it is written in JSON.
-func step(path string, name []byte) (rest string, ok bool) {
+// descend returns the rest of path if it starts with the name, as it is written in JSON.
+func descend(path string, name []byte) (rest string, ok bool) {
 	if name[0] != '"' {
 		return "", false
 	}
@@ -157,6 +178,9 @@ func parseIndex(s string) int {
 func (p *probe) value(v []byte) (settled bool) {
 	switch {
 	case v[0] == 'n':
+		return false
+	case p.leaf != nil:
+		p.leaf(v)
 		return false
 	case p.op.positive() == opExists:
 		p.held = true
@@ -304,11 +328,14 @@ func (c Condition) sorted() Condition {
 	return c
 }
 
-// appendJSON appends the canonical form. The path's member is named subject.
+// appendJSON appends the canonical form. The path's member is named subject; without a path it is left out.
 func (c Condition) appendJSON(b []byte, subject string) []byte {
-	b = append(append(append(b, `{"`...), subject...), `":`...)
-	b = appendText(b, c.path)
-	b = append(append(append(b, `,"op":"`...), operators[c.op].name...), '"')
+	b = append(b, '{')
+	if c.path != "" {
+		b = append(append(append(b, '"'), subject...), `":`...)
+		b = append(appendText(b, c.path), ',')
+	}
+	b = append(append(append(b, `"op":"`...), operators[c.op].name...), '"')
 	if c.op.operand() != operandNone {
 		b = c.appendOperand(append(b, `,"value":`...))
 	}

@@ -46,7 +46,7 @@ func (c consent) describe(negated bool) string {
 	if negated {
 		verb = " is not "
 	}
-	return "whose consent to " + string(appendText(nil, c.purpose)) + verb + decisions[c.is]
+	return "whose consent to " + sayText(c.purpose) + verb + decisions[c.is]
 }
 
 func (c consent) explain(s State, _ int64, _ string, x *Explanation) {

@@ -4,6 +4,8 @@ import (
 	"math"
 	"sort"
 	"strconv"
+
+	"github.com/mubatch/mubatch/profiles/timeline"
 )
 
 // count is a range of how often something occurred, both ends included.
@@ -26,7 +28,7 @@ func (c count) keep() int64 {
 // window tells whether c holds for the number of times after now - within, and the first instant at which it no longer
 // does, or does again. Times are the newest ones, newest first.
 func (c count) window(times []int64, within, now int64) (holds bool, until int64) {
-	n := after(times, now-within)
+	n := after(times, earlier(now, within))
 	switch {
 	case n > c.max: // too many, until the oldest one too many leaves the window, with those of the same instant
 		gone := times[c.max]
@@ -47,6 +49,14 @@ func after(times []int64, at int64) int64 {
 	return int64(sort.Search(len(times), func(i int) bool { return times[i] <= at }))
 }
 
+// earlier returns the instant d before at.
+func earlier(at, d int64) int64 {
+	if at < dawn+d {
+		return dawn
+	}
+	return at - d
+}
+
 // later returns the instant d after at.
 func later(at, d int64) int64 {
 	if at > never-d {
@@ -55,17 +65,71 @@ func later(at, d int64) int64 {
 	return at + d
 }
 
+// appendJSON appends the members that are the canonical form.
 func (c count) appendJSON(b []byte) []byte {
 	switch {
 	case c.min == c.max:
-		b = strconv.AppendInt(append(b, `{"eq":`...), c.min, 10)
+		return strconv.AppendInt(append(b, `"eq":`...), c.min, 10)
 	case c.max == unbounded:
-		b = strconv.AppendInt(append(b, `{"gte":`...), c.min, 10)
+		return strconv.AppendInt(append(b, `"gte":`...), c.min, 10)
 	case c.min == 0:
-		b = strconv.AppendInt(append(b, `{"lte":`...), c.max, 10)
-	default:
-		b = strconv.AppendInt(append(b, `{"gte":`...), c.min, 10)
-		b = strconv.AppendInt(append(b, `,"lte":`...), c.max, 10)
+		return strconv.AppendInt(append(b, `"lte":`...), c.max, 10)
 	}
-	return append(b, '}')
+	b = strconv.AppendInt(append(b, `"gte":`...), c.min, 10)
+	return strconv.AppendInt(append(b, `,"lte":`...), c.max, 10)
+}
+
+// bounds returns c as bounds.
+func (c count) bounds() (b bounds) {
+	end := func(n int64) *bound {
+		d := timeline.NewInteger(n)
+		return &bound{scalar: scalar{kind: '0', text: string(appendDecimal(nil, d))}, value: d}
+	}
+	if b.lower = end(c.min); c.max < unbounded {
+		b.upper = end(c.max)
+	}
+	if c.min == 0 && c.max < unbounded && c.max > 0 {
+		b.lower = nil
+	}
+	return b
+}
+
+// count reads a count from the members that name its bounds.
+func (p *parser) count(at string, members []member) count {
+	before := len(p.problems)
+	c := count{0, unbounded}
+	for _, m := range members {
+		n, ok := p.occurrences(m.at, m.value)
+		if !ok {
+			continue
+		}
+		switch m.name {
+		case "gte":
+			c.min = n
+		case "gt":
+			c.min = n + 1
+		case "lte":
+			c.max = n
+		case "lt":
+			c.max = n - 1
+		case "eq":
+			c = count{n, n}
+		}
+	}
+	if p.ends(at, members) && len(p.problems) == before && c.min > c.max {
+		p.problem(at, "can never be true")
+	}
+	return c
+}
+
+func (p *parser) occurrences(at string, v []byte) (n int64, ok bool) {
+	literal, ok := parseNumber(v)
+	if ok {
+		n, ok = literal.floor(0)
+		ok = ok && literal.sign >= 0 && literal.len() <= max(literal.exp, 0) && n <= MaxCount
+	}
+	if !ok {
+		p.problem(at, "must be a whole number from 0 to %d", MaxCount)
+	}
+	return n, ok
 }

@@ -33,39 +33,103 @@ func isGroup(n node) bool {
 		return isGroup(n.node)
 	case group:
 		return len(n.nodes) > 1 || isGroup(n.nodes[0])
+	case *sequence:
+		return true
 	}
 	return false
 }
 
 func (n not) describe(negated bool) string { return n.node.describe(!negated) }
 
-func (t *trait) describe(negated bool) string { return "whose " + t.say(negated) }
+func (t *trait) describe(negated bool) string { return "whose " + t.say(t.path, negated) }
 
 func (e *event) describe(negated bool) string {
-	var b strings.Builder
-	times, did := e.count.say(negated)
-	if did {
-		fmt.Fprintf(&b, "who did %q", e.Event)
-	} else {
-		fmt.Fprintf(&b, "who did not do %q", e.Event)
-	}
-	for i, c := range e.Where {
-		if i == 0 {
-			b.WriteString(" (where ")
-		} else {
-			b.WriteString(" and ")
+	what, when := e.say(), sayWindow(e.between, e.within)
+	switch e.of.aggregate {
+	case byCount:
+		times, did := e.count.say(negated)
+		if did {
+			return "who did " + what + times + when
 		}
-		b.WriteString(c.say(false))
+		return "who did not do " + what + times + when
+	case byFirst, byLast:
+		return "whose " + e.is.say(e.of.say(what)+when, negated)
+	case byDistinct:
+		return "whose " + e.of.say(what) + when + " " + e.count.bounds().say(negated)
 	}
-	if len(e.Where) > 0 {
-		b.WriteString(")")
+	return "whose " + e.of.say(what) + when + " " + e.bounds.say(negated)
+}
+
+// say returns what is done.
+func (b Behaviour) say() string {
+	what := sayText(b.Event)
+	for i, c := range b.Where {
+		if i == 0 {
+			what += " (where "
+		} else {
+			what += " and "
+		}
+		what += c.say(c.path, false)
 	}
-	b.WriteString(times)
-	if e.within > 0 {
-		b.WriteString(" in the last " + sayDuration(e.within))
+	if len(b.Where) > 0 {
+		what += ")"
+	}
+	return what
+}
+
+// say returns the name of what is measured.
+func (m measure) say(what string) string {
+	words := aggregates[m.aggregate].of + " "
+	switch {
+	case m.property == "":
+		return words + what
+	case m.aggregate == byFirst || m.aggregate == byLast:
+		return words + m.property + " in " + what
+	}
+	return words + m.property + " over " + what
+}
+
+// sayWindow returns when, as what follows the things that happened then.
+func sayWindow(between *period, within int64) string {
+	switch {
+	case between != nil:
+		return between.say()
+	case within > 0:
+		return " in the last " + sayDuration(within)
+	}
+	return ""
+}
+
+func (q *sequence) describe(negated bool) string {
+	var b strings.Builder
+	if negated {
+		b.WriteString("of whom it is not true that they did ")
+	} else {
+		b.WriteString("who did ")
+	}
+	for i := range q.steps {
+		if i > 0 {
+			b.WriteString(", then ")
+		}
+		b.WriteString(q.steps[i].describe())
+	}
+	if q.then != nil {
+		b.WriteString(", then not " + q.then.describe())
+	}
+	if q.within > 0 {
+		b.WriteString(", all begun in the last " + sayDuration(q.within))
 	}
 	return b.String()
 }
+
+func (s *step) describe() string {
+	if s.within == 0 {
+		return s.say()
+	}
+	return s.say() + " within " + sayDuration(s.within)
+}
+
+func sayText(s string) string { return string(appendText(nil, s)) }
 
 // say returns how often, unless that goes without saying, and whether it was done at all.
 func (c count) say(negated bool) (times string, did bool) {
@@ -95,8 +159,8 @@ func (c count) say(negated bool) (times string, did bool) {
 // Of a long list, only so many values are said.
 const saidValues = 5
 
-// say returns what is true of the subject, or the opposite.
-func (c Condition) say(negated bool) string {
+// say returns what is true of a subject, or the opposite.
+func (c Condition) say(subject string, negated bool) string {
 	words := operators[c.op.positive()]
 	verb := words.yes
 	if negated != c.op.negative() {
@@ -104,11 +168,11 @@ func (c Condition) say(negated bool) string {
 	}
 	switch c.op.operand() {
 	case operandNone:
-		return c.path + " " + verb
+		return subject + " " + verb
 	case operandDuration:
-		return c.path + " " + verb + " " + sayDuration(c.ms)
+		return subject + " " + verb + " " + sayDuration(c.ms)
 	case operandDate:
-		return c.path + " " + verb + " " + strings.Trim(string(appendDate(nil, c.ms)), `"`)
+		return subject + " " + verb + " " + sayDate(c.ms)
 	case operandList:
 		parts := make([]string, 0, saidValues+1)
 		for i, v := range c.values {
@@ -118,7 +182,7 @@ func (c Condition) say(negated bool) string {
 			}
 			parts = append(parts, string(v.appendJSON(nil)))
 		}
-		return c.path + " " + verb + " " + strings.Join(parts, ", ")
+		return subject + " " + verb + " " + strings.Join(parts, ", ")
 	}
-	return c.path + " " + verb + " " + string(c.appendOperand(nil))
+	return subject + " " + verb + " " + string(c.appendOperand(nil))
 }

@@ -73,5 +73,5 @@ func ExampleParse_problems() {
 
 	// Output:
 	// #/any/0/within must be a duration of w, d, h, m and s, in this order, like "30d" or "1d12h"
-	// #/any/1/cohort is unknown; known here are all, any, not, trait, event, consent, segment
+	// #/any/1/cohort is unknown; known here are all, any, not, trait, event, sequence, consent, segment
 }

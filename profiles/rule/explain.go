@@ -49,12 +49,23 @@ func (n not) explain(s State, now int64, at string, x *Explanation) {
 
 func (t *trait) explain(s State, _ int64, _ string, x *Explanation) {
 	x.Kind = "trait"
-}
-
-func (e *event) explain(s State, now int64, _ string, x *Explanation) {
-	x.Kind = "event"
-	x.Behaviours = []int{e.behaviour}
-	if e.within > 0 {
-		x.From = time.UnixMilli(now - e.within + 1).UTC()
+	var found []byte
+	n := 0
+	p := probe{Condition: &Condition{}, leaf: func(v []byte) {
+		if n++; n > 1 {
+			found = append(found, ',')
+		}
+		found = append(found, v...)
+	}}
+	for _, at := range t.places {
+		if v, ok := s.Trait(at.name); ok {
+			p.search(v, at.path)
+		}
+	}
+	switch {
+	case n == 1:
+		x.Observed = found
+	case n > 1:
+		x.Observed = append(append([]byte{'['}, found...), ']')
 	}
 }

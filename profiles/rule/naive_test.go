@@ -2,6 +2,7 @@ package rule_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"math/big"
 	"regexp"
@@ -14,9 +15,11 @@ import (
 // The naive evaluator knows the whole history of a profile and looks at all of it each time. It shares nothing with the
 // package but the language.
 type naive struct {
-	traits map[string]any
-	events []naiveEvent
-	now    int64
+	traits   map[string]any
+	consents map[string]bool
+	segments map[string]bool
+	events   []naiveEvent
+	now      int64
 }
 
 type naiveEvent struct {
@@ -41,6 +44,15 @@ func decode(t fataler, s string) any {
 	return v
 }
 
+// encode is the opposite of decode.
+func encode(t fataler, v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatalf("encode %v: %v", v, err)
+	}
+	return string(b)
+}
+
 func (n naive) holds(t fataler, rule map[string]any) bool {
 	switch {
 	case rule["all"] != nil:
@@ -51,25 +63,294 @@ func (n naive) holds(t fataler, rule map[string]any) bool {
 		return !n.holds(t, rule["not"].(map[string]any))
 	case rule["trait"] != nil:
 		return n.condition(rule["trait"].(string), rule, n.traits)
+	case rule["consent"] != nil:
+		granted, known := n.consents[rule["consent"].(string)]
+		return map[string]bool{"unknown": !known, "granted": known && granted, "denied": known && !granted}[rule["is"].(string)]
+	case rule["segment"] != nil:
+		return n.segments[rule["segment"].(string)]
+	case rule["sequence"] != nil:
+		return n.sequence(t, rule)
 	}
-	count := 0
-	for _, e := range n.events {
-		within, windowed := rule["within"].(string)
-		if e.name == rule["event"] && (!windowed || e.at > n.now-naiveDuration(within)) && n.where(t, rule, e.properties) {
-			count++
+	for _, name := range []string{"sum", "avg", "min", "max"} {
+		if of, ok := rule[name].(map[string]any); ok {
+			v, ok := n.amount(t, rule, name, of["property"].(string))
+			return ok && within(of, v)
 		}
 	}
+	for _, name := range []string{"first", "last"} {
+		if of, ok := rule[name].(map[string]any); ok {
+			return n.extreme(t, rule, name, of)
+		}
+	}
+	if of, ok := rule["distinct"].(map[string]any); ok {
+		return within(of, new(big.Rat).SetInt64(int64(len(n.different(t, rule, of["property"].(string))))))
+	}
+	count := int64(len(n.occurrences(t, rule, false)))
 	bounds, ok := rule["count"].(map[string]any)
 	if !ok {
 		return count >= 1
 	}
+	return within(bounds, new(big.Rat).SetInt64(count))
+}
+
+// within tells whether v meets every bound.
+func within(bounds map[string]any, v *big.Rat) bool {
 	for op, bound := range bounds {
-		b, _ := strconv.Atoi(string(bound.(json.Number)))
-		if ok := map[string]bool{"gte": count >= b, "gt": count > b, "lte": count <= b, "lt": count < b, "eq": count == b}[op]; !ok {
+		if op == "property" {
+			continue
+		}
+		order := v.Cmp(rat(bound.(json.Number)))
+		if !map[string]bool{"gte": order >= 0, "gt": order > 0, "lte": order <= 0, "lt": order < 0, "eq": order == 0}[op] {
 			return false
 		}
 	}
 	return true
+}
+
+// occurrences returns those of an event, a step, or a computed value that are in its window.
+func (n naive) occurrences(t fataler, rule map[string]any, coarse bool) (found []naiveEvent) {
+	for _, e := range n.events {
+		if e.name == rule["event"] && n.inWindow(rule, e.at, coarse) && n.where(t, rule, e.properties) {
+			found = append(found, e)
+		}
+	}
+	return found
+}
+
+func (n naive) inWindow(rule map[string]any, at int64, coarse bool) bool {
+	if between, ok := rule["between"].(map[string]any); ok {
+		from, hasFrom := naiveDate(between["from"])
+		to, hasTo := naiveDate(between["to"])
+		return (!hasFrom || from <= at) && (!hasTo || at < to)
+	}
+	duration, ok := rule["within"].(string)
+	if !ok {
+		return true
+	}
+	d := naiveDuration(duration)
+	if !coarse {
+		return at > n.now-d
+	}
+	r := naiveResolution(d)
+	return n.now < (at/r+1)*r+d // at is not negative
+}
+
+func naiveResolution(d int64) int64 {
+	for _, r := range []string{
+		"1s", "2s", "5s", "10s", "15s", "30s", "1m", "2m", "5m", "10m", "15m", "30m", "1h", "2h", "3h", "6h", "12h", "24h", "48h", "168h",
+	} {
+		if r := naiveDuration(r); 720*r >= d {
+			return r
+		}
+	}
+	panic("too long")
+}
+
+// values returns the scalars that a path leads to in properties.
+func naiveValues(t fataler, properties, path string) (values []any) {
+	for _, found := range lookUp(decode(t, properties), strings.Split(path, ".")) {
+		elements, ok := found.([]any)
+		if !ok {
+			elements = []any{found}
+		}
+		for _, e := range elements {
+			switch e.(type) {
+			case string, bool, json.Number:
+				values = append(values, e)
+			}
+		}
+	}
+	return values
+}
+
+// amount returns a sum, an average, a minimum or a maximum.
+func (n naive) amount(t fataler, rule map[string]any, name, property string) (v *big.Rat, ok bool) {
+	var numbers []*big.Rat
+	for _, e := range n.occurrences(t, rule, true) {
+		for _, v := range naiveValues(t, e.properties, property) {
+			if number, ok := v.(json.Number); ok {
+				if digits, exp := naiveDigits(rat(number)); len(digits) <= 34 && exp <= 34 && exp > -34 {
+					numbers = append(numbers, rat(number))
+				}
+			}
+		}
+	}
+	slices.SortFunc(numbers, (*big.Rat).Cmp)
+	total := new(big.Rat)
+	for _, number := range numbers {
+		total.Add(total, number)
+	}
+	switch {
+	case name == "sum":
+		return total, true
+	case len(numbers) == 0:
+		return nil, false
+	case name == "avg":
+		return total.Quo(total, new(big.Rat).SetInt64(int64(len(numbers)))), true
+	case name == "min":
+		return numbers[0], true
+	}
+	return numbers[len(numbers)-1], true
+}
+
+// different returns the different values of a property, as they are written.
+func (n naive) different(t fataler, rule map[string]any, property string) map[string]bool {
+	found := map[string]bool{}
+	for _, e := range n.occurrences(t, rule, false) {
+		for _, v := range naiveValues(t, e.properties, property) {
+			found[naiveText(v)] = true
+		}
+	}
+	return found
+}
+
+// end is a first or last value and its time.
+type end struct {
+	at    int64
+	value any
+}
+
+// ends returns the first or last value of a property or, if that is empty, the time.
+func (n naive) end(t fataler, rule map[string]any, name, property string) (found end, ok bool) {
+	for _, e := range n.occurrences(t, rule, name == "first") {
+		values := []any{nil}
+		if property != "" {
+			values = naiveValues(t, e.properties, property)
+		}
+		for _, v := range values {
+			if s, ok := v.(string); ok && len(s) > 512 {
+				continue
+			}
+			order := cmp.Or(cmp.Compare(e.at, found.at), cmp.Compare(naiveText(v), naiveText(found.value)))
+			if !ok || (order < 0) == (name == "first") {
+				found, ok = end{e.at, v}, true
+			}
+		}
+	}
+	return found, ok
+}
+
+func (n naive) extreme(t fataler, rule map[string]any, name string, of map[string]any) bool {
+	property, _ := of["property"].(string)
+	found, ok := n.end(t, rule, name, property)
+	switch {
+	case !ok:
+		return false
+	case property == "":
+		return n.meets(of, []any{json.Number(strconv.FormatInt(found.at, 10))})
+	}
+	return n.meets(of, []any{found.value})
+}
+
+// sequence tries every chain.
+func (n naive) sequence(t fataler, rule map[string]any) bool {
+	newest := func(step any) (times []int64, all bool) {
+		for _, e := range n.occurrences(t, map[string]any{"event": step.(map[string]any)["event"], "where": step.(map[string]any)["where"]}, false) {
+			times = append(times, e.at)
+		}
+		slices.Sort(times)
+		if len(times) > 100 {
+			return times[len(times)-100:], false
+		}
+		return times, true
+	}
+	not, tailed := rule["then_not"].(map[string]any)
+	var times []int64
+	all := true
+	if tailed {
+		times, all = newest(not)
+	}
+	holdsAfter := func(last int64) bool {
+		if !tailed {
+			return true
+		}
+		if !all && last < times[0] {
+			return false
+		}
+		g, limited := not["within"].(string)
+		if limited && n.now <= last+naiveDuration(g) {
+			return false
+		}
+		return !slices.ContainsFunc(times, func(at int64) bool { return at > last && (!limited || at <= last+naiveDuration(g)) })
+	}
+	steps := rule["sequence"].([]any)
+	lists := make([][]int64, len(steps))
+	for i, step := range steps {
+		lists[i], _ = newest(step)
+	}
+	var try func(i int, before int64) bool
+	try = func(i int, before int64) bool {
+		if i == len(steps) {
+			return holdsAfter(before)
+		}
+		gap, limited := steps[i].(map[string]any)["within"].(string)
+		return slices.ContainsFunc(lists[i], func(at int64) bool {
+			switch {
+			case i == 0:
+				if within, ok := rule["within"].(string); ok && at <= n.now-naiveDuration(within) {
+					return false
+				}
+			case at <= before || limited && at > before+naiveDuration(gap):
+				return false
+			}
+			return try(i+1, at)
+		})
+	}
+	return try(0, 0)
+}
+
+// naiveText returns a scalar in its canonical form.
+func naiveText(v any) string {
+	switch v := v.(type) {
+	case json.Number:
+		return naiveNumber(rat(v))
+	case bool:
+		return strconv.FormatBool(v)
+	case string:
+		var b bytes.Buffer
+		e := json.NewEncoder(&b)
+		e.SetEscapeHTML(false)
+		if err := e.Encode(v); err != nil {
+			panic(err)
+		}
+		return strings.TrimSpace(b.String())
+	}
+	return ""
+}
+
+// naiveDigits returns DIGITS and exp of 0.DIGITS × 10^exp.
+func naiveDigits(r *big.Rat) (digits string, exp int) {
+	whole, fraction, _ := strings.Cut(new(big.Rat).Abs(r).FloatString(120), ".")
+	digits, exp = whole+fraction, len(whole)
+	for strings.HasPrefix(digits, "0") {
+		digits, exp = digits[1:], exp-1
+	}
+	if digits = strings.TrimRight(digits, "0"); digits == "" {
+		exp = 0
+	}
+	return digits, exp
+}
+
+func naiveNumber(r *big.Rat) string {
+	digits, exp := naiveDigits(r)
+	sign := ""
+	if r.Sign() < 0 {
+		sign = "-"
+	}
+	switch {
+	case digits == "":
+		return "0"
+	case exp > 21 || exp <= -6:
+		if len(digits) > 1 {
+			digits = digits[:1] + "." + digits[1:]
+		}
+		return sign + digits + "e" + strconv.Itoa(exp-1)
+	case exp <= 0:
+		return sign + "0." + strings.Repeat("0", -exp) + digits
+	case exp < len(digits):
+		return sign + digits[:exp] + "." + digits[exp:]
+	}
+	return sign + digits + strings.Repeat("0", exp-len(digits))
 }
 
 func (n naive) where(t fataler, rule map[string]any, properties string) bool {
@@ -81,11 +362,16 @@ func (n naive) where(t fataler, rule map[string]any, properties string) bool {
 }
 
 func (n naive) condition(path string, c map[string]any, in any) bool {
+	return n.meets(c, lookUp(in, strings.Split(path, ".")))
+}
+
+// meets tells whether a condition is true of what was found.
+func (n naive) meets(c map[string]any, found []any) bool {
 	op, value := c["op"].(string), c["value"]
 	if opposite, ok := map[string]string{"neq": "eq", "not_in": "in", "not_contains": "contains", "not_exists": "exists"}[op]; ok {
-		return !n.condition(path, map[string]any{"op": opposite, "value": value}, in)
+		return !n.meets(map[string]any{"op": opposite, "value": value}, found)
 	}
-	for _, found := range lookUp(in, strings.Split(path, ".")) {
+	for _, found := range found {
 		if found == nil {
 			continue
 		}

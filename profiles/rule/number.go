@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"strconv"
+
+	"github.com/mubatch/mubatch/profiles/timeline"
 )
 
 // number is a JSON number, exactly: sign × 0.DIGITS × 10^exp, where DIGITS are whole followed by fraction, and neither
@@ -113,6 +115,18 @@ func (n number) compare(o number) int {
 		}
 	}
 	return n.sign * cmp.Compare(n.len(), o.len())
+}
+
+// decimal returns n as a number to calculate with.
+func (n number) decimal() timeline.Decimal {
+	var digits [2 * maxDigits]byte
+	return timeline.NewDecimal(n.sign < 0, append(append(digits[:0], n.whole...), n.fraction...), n.exp-n.len())
+}
+
+// appendDecimal appends the one way to write a number.
+func appendDecimal(b []byte, d timeline.Decimal) []byte {
+	n, _ := parseNumber(d.Append(nil))
+	return n.append(b)
 }
 
 // append appends the one way to write n: plainly if it has at most 21 digits before the point and at most 5 zeros after

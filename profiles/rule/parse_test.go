@@ -52,6 +52,34 @@ func TestParsePrintsCanonically(t *testing.T) {
 			`{"trait":"t","op":"eq","value":"é/\"<\u0001"}`,
 		},
 		{
+			"bounds of numbers are as given, in one order", `{"event":"E","sum":{"lt":1e3,"property":"a.b","gt":-0.50},"within":"1w"}`,
+			`{"event":"E","sum":{"property":"a.b","gt":-0.5,"lt":1000},"within":"7d"}`,
+		},
+		{
+			"a range of one number is that one", `{"any":[{"event":"E","avg":{"property":"n","gte":3.10,"lte":31e-1}},{"event":"E","max":{"property":"n","eq":7}}]}`,
+			`{"any":[{"event":"E","avg":{"property":"n","eq":3.1}},{"event":"E","max":{"property":"n","eq":7}}]}`,
+		},
+		{
+			"different values are counted like occurrences", `{"event":"E","distinct":{"gt":1,"property":"sku"}}`,
+			`{"event":"E","distinct":{"property":"sku","gte":2}}`,
+		},
+		{
+			"first and last are conditions", `{"all":[{"event":"E","first":{"value":["a","a"],"op":"in","property":"p"}},{"event":"E","last":{"op":"more_than_ago","value":"48h"},"within":"90d"}]}`,
+			`{"all":[{"event":"E","first":{"property":"p","op":"in","value":["a"]}},{"event":"E","last":{"op":"more_than_ago","value":"2d"},"within":"90d"}]}`,
+		},
+		{
+			"a period is of dates", `{"event":"E","between":{"to":"2026-02-01","from":1767225600}}`,
+			`{"event":"E","count":{"gte":1},"between":{"from":"2026-01-01T00:00:00Z","to":"2026-02-01T00:00:00Z"}}`,
+		},
+		{
+			"a sequence", `{"within":"60m","then_not":{"within":"30s","event":"C","where":[]},"sequence":[{"event":"A"},{"within":"60s","event":"B","where":[{"property":"p","op":"exists"}]}]}`,
+			`{"sequence":[{"event":"A"},{"event":"B","where":[{"property":"p","op":"exists"}],"within":"1m"}],"then_not":{"event":"C","within":"30s"},"within":"1h"}`,
+		},
+		{
+			"consent and segments", `{"not":{"any":[{"is":"denied","consent":"ad_storage"},{"segment":"vip"}]}}`,
+			`{"not":{"any":[{"consent":"ad_storage","is":"denied"},{"segment":"vip"}]}}`,
+		},
+		{
 			"an empty where is none", `{"not":{"event":"E","where":[]}}`,
 			`{"not":{"event":"E","count":{"gte":1}}}`,
 		},
@@ -75,6 +103,7 @@ func TestParseListsEveryProblem(t *testing.T) {
 	const (
 		known    = "known here are eq, neq, in, not_in, gt, gte, lt, lte, contains, not_contains, starts_with, ends_with, matches, exists, not_exists, before, after"
 		duration = `must be a duration of w, d, h, m and s, in this order, like "30d" or "1d12h"`
+		members  = "known here are event, where, count, sum, avg, min, max, distinct, first, last, within, between"
 		date     = "must be a date of RFC 3339, or YYYY-MM-DD, or Unix seconds or milliseconds, in the years 0 to 9999"
 	)
 	tests := []struct {
@@ -85,22 +114,22 @@ func TestParseListsEveryProblem(t *testing.T) {
 		{"no JSON", `{"all":[}`, []rule.Problem{{"#/all/0", "is not JSON: invalid character '}' at start of value within \"/all/0\" after offset 8"}}},
 		{"a repeated member", `{"event":"E","event":"F"}`, []rule.Problem{{"#/event", `is not JSON: duplicate object member name "event"`}}},
 		{"two values", `{"event":"E"} {}`, []rule.Problem{{"#", "is not JSON: more follows after its end"}}},
-		{"not an object", `[]`, []rule.Problem{{"#", "must be an object with one of all, any, not, trait, event, consent, segment"}}},
-		{"an empty object", `{}`, []rule.Problem{{"#", "must have one of all, any, not, trait, event, consent, segment"}}},
-		{"a kind that is unknown", `{"cohort":"vip"}`, []rule.Problem{{"#/cohort", "is unknown; known here are all, any, not, trait, event, consent, segment"}}},
+		{"not an object", `[]`, []rule.Problem{{"#", "must be an object with one of all, any, not, trait, event, sequence, consent, segment"}}},
+		{"an empty object", `{}`, []rule.Problem{{"#", "must have one of all, any, not, trait, event, sequence, consent, segment"}}},
+		{"a kind that is unknown", `{"cohort":"vip"}`, []rule.Problem{{"#/cohort", "is unknown; known here are all, any, not, trait, event, sequence, consent, segment"}}},
 		{"two kinds", `{"all":[],"trait":"t"}`, []rule.Problem{{"#", "has all and trait, of which a condition has only one"}}},
 		{"nothing in a group", `{"any":[]}`, []rule.Problem{{"#/any", "must have at least one condition"}}},
 		{"a group that is no array", `{"all":{}}`, []rule.Problem{{"#/all", "must be an array"}}},
-		{"an event with unknown members", `{"event":"E","between":["2026-01-01","2026-02-01"],"a/b~ c":1}`, []rule.Problem{
-			{"#/between", "is unknown; known here are event, where, count, within"},
-			{"#/a~1b~0%20c", "is unknown; known here are event, where, count, within"},
+		{"an event with unknown members", `{"event":"E","frequency":["2026-01-01","2026-02-01"],"a/b~ c":1}`, []rule.Problem{
+			{"#/frequency", "is unknown; " + members},
+			{"#/a~1b~0%20c", "is unknown; " + members},
 		}},
 		{
 			"problems everywhere",
 			`{"all":[{"trait":"t","op":"is","value":1},{"any":[7,{"event":"","within":"1x"}]},{"event":"E","where":[{"property":"p","op":"eq"},{"op":"gt","value":"1"}]}]}`,
 			[]rule.Problem{
 				{"#/all/0/op", `"is" is unknown; ` + known + ", within_last, within_next, more_than_ago"},
-				{"#/all/1/any/0", "must be an object with one of all, any, not, trait, event, consent, segment"},
+				{"#/all/1/any/0", "must be an object with one of all, any, not, trait, event, sequence, consent, segment"},
 				{"#/all/1/any/1/event", "must not be empty"},
 				{"#/all/1/any/1/within", duration},
 				{"#/all/2/where/0", "must have a value to compare with"},
@@ -149,6 +178,37 @@ func TestParseListsEveryProblem(t *testing.T) {
 		{"more than is kept", `{"event":"E","count":{"lte":1000},"within":"1d"}`, []rule.Problem{
 			{"#/count", "needs the newest 1001 occurrences to tell, and at most 1000 are kept: count less, or leave out within"},
 		}},
+		{"two aggregates", `{"event":"E","count":{"gte":1},"sum":{"property":"n","gt":1}}`, []rule.Problem{{"#", "has count and sum, of which there may be only one"}}},
+		{"two windows", `{"event":"E","within":"1d","between":{"from":"2026-01-01"}}`, []rule.Problem{{"#", "has within and between, of which there may be only one"}}},
+		{"an open period", `{"event":"E","between":{}}`, []rule.Problem{{"#/between", "must have from or to"}}},
+		{"a period without time", `{"event":"E","between":{"from":"2026-01-02","to":"2026-01-02"}}`, []rule.Problem{{"#/between", "is empty: from must be before to"}}},
+		{"a period of no dates", `{"event":"E","between":{"from":"2026","to":null}}`, []rule.Problem{{"#/between/from", date}, {"#/between/to", date}}},
+		{"a sum of nothing", `{"event":"E","sum":{"gte":1}}`, []rule.Problem{{"#/sum", "must have property"}}},
+		{"a sum that is a number", `{"event":"E","sum":1}`, []rule.Problem{{"#/sum", "must be an object"}}},
+		{"a sum without bounds", `{"event":"E","sum":{"property":"n"}}`, []rule.Problem{{"#/sum", "must have one of gte, gt, lte, lt, eq"}}},
+		{"a sum with bounds that are texts", `{"event":"E","sum":{"property":"n","gte":"1"}}`, []rule.Problem{{"#/sum/gte", "must be a number"}}},
+		{"a sum with too large a bound", `{"event":"E","sum":{"property":"n","gte":1e309}}`, []rule.Problem{{"#/sum/gte", "must have at most 40 digits, and a power of ten from -308 to 308"}}},
+		{"an average that cannot be", `{"event":"E","avg":{"property":"n","gt":1,"lte":1.0}}`, []rule.Problem{{"#/avg", "can never be true"}}},
+		{"an average with two upper bounds", `{"event":"E","avg":{"property":"n","lt":1,"lte":1}}`, []rule.Problem{{"#/avg", "may have one of gte and gt with one of lte and lt, or eq alone"}}},
+		{"a minimum of an empty step", `{"event":"E","min":{"property":"a..b","lt":1}}`, []rule.Problem{{"#/min/property", "has an empty step: names are separated by single dots"}}},
+		{"more different values than are kept", `{"event":"E","distinct":{"property":"p","gte":1000}}`, []rule.Problem{{"#/distinct", "needs more different values than are kept: count to at most 999"}}},
+		{"as many different values as are kept", `{"event":"E","distinct":{"property":"p","lte":1000},"within":"1d"}`, []rule.Problem{{"#/distinct", "needs more different values than are kept: count to at most 999"}}},
+		{"a last of no operator", `{"event":"E","last":{"property":"p"}}`, []rule.Problem{{"#/last", "must have op"}}},
+		{"a last time of no operator", `{"event":"E","last":{}}`, []rule.Problem{{"#/last", "must have op"}}},
+		{"a last time that is equal", `{"event":"E","last":{"op":"eq","value":1}}`, []rule.Problem{{"#/last/op", "must be one of before, after, within_last, within_next, more_than_ago, unless there is a property"}}},
+		{"a last time without a value", `{"event":"E","first":{"op":"before"}}`, []rule.Problem{{"#/first", "must have a value to compare with"}}},
+		{"a last time of no duration", `{"event":"E","first":{"op":"within_last","value":"soon"}}`, []rule.Problem{{"#/first/value", duration}}},
+		{"no steps", `{"sequence":[]}`, []rule.Problem{{"#/sequence", "must have at least one step"}}},
+		{"one step", `{"sequence":[{"event":"E"}]}`, []rule.Problem{{"#/sequence", "must have at least two steps, or one with then_not"}}},
+		{"too many steps", `{"sequence":[{"event":"E"}` + strings.Repeat(`,{"event":"E"}`, 8) + `]}`, []rule.Problem{{"#/sequence", "has 9 elements, at most 8 are allowed"}}},
+		{"a gap before the first step", `{"sequence":[{"event":"E","within":"1s"},{"event":"E"}]}`, []rule.Problem{{"#/sequence/0/within", "must be left out: there is no step before the first"}}},
+		{"a step without an event", `{"sequence":[{"event":"E"},{"where":[]}],"then_not":[]}`, []rule.Problem{{"#/sequence/1", "must have event"}, {"#/then_not", "must be an object"}}},
+		{"a step that is counted", `{"sequence":[{"event":"E","count":{"gte":2}},{"event":"E"}]}`, []rule.Problem{{"#/sequence/0/count", "is unknown; known here are event, where, within"}}},
+		{"a sequence with an event", `{"sequence":[{"event":"E"},{"event":"E"}],"event":"F"}`, []rule.Problem{{"#", "has sequence and event, of which a condition has only one"}}},
+		{"a consent to what", `{"consent":"","is":"yes"}`, []rule.Problem{{"#/consent", "must not be empty"}, {"#/is", "must be one of unknown, denied, granted"}}},
+		{"a consent of too many bytes", `{"consent":"` + strings.Repeat("a", 101) + `"}`, []rule.Problem{{"#/consent", "is 101 bytes long, at most 100 are allowed"}, {"#", "must have is"}}},
+		{"a segment that has no key", `{"segment":"My segment"}`, []rule.Problem{{"#/segment", "must be the key of a segment: at most 63 of a-z, 0-9, _ and -, the first a letter or a digit"}}},
+		{"a segment and more", `{"segment":"vip","op":"eq"}`, []rule.Problem{{"#/op", "is unknown; known here are segment"}}},
 		{"too deep", strings.Repeat(`{"not":`, 16) + `{"event":"E"}` + strings.Repeat(`}`, 16), []rule.Problem{
 			{"#" + strings.Repeat("/not", 16), "is nested more than 16 deep"},
 		}},
@@ -271,6 +331,40 @@ func TestDescribe(t *testing.T) {
 			`Everyone whose m matches "^a|b$" or who did "E" exactly 1 time or who did "E" more or less often than 2 times or who did "E" 1 to 2 times.`,
 		},
 	}
+	tests = append(tests, []struct{ give, want string }{
+		{
+			`{"all":[
+				{"event":"Order Completed","where":[{"property":"revenue","op":"gte","value":50}],"sum":{"property":"revenue","gte":500,"lt":1000.50},"within":"30d"},
+				{"not":{"event":"Order Completed","avg":{"property":"revenue","gt":1,"lt":2}}},
+				{"event":"Order Completed","distinct":{"property":"products.sku","gte":3}},
+				{"event":"Order Completed","last":{"property":"coupon","op":"in","value":["A","B"]}},
+				{"not":{"event":"Order Completed","first":{"op":"within_last","value":"1d"}}}
+			]}`,
+			`Everyone whose sum of revenue over "Order Completed" (where revenue is at least 50) in the last 30 days is at least 500 and less than 1000.5 ` +
+				`and whose average revenue over "Order Completed" is not both more than 1 and less than 2 ` +
+				`and whose number of different values of products.sku over "Order Completed" is at least 3 ` +
+				`and whose last coupon in "Order Completed" is one of "A", "B" and whose first "Order Completed" is not within the last 1 day.`,
+		},
+		{
+			`{"any":[
+				{"sequence":[{"event":"Product Added"},{"event":"Checkout Started","within":"1h"}],"then_not":{"event":"Order Completed","within":"24h"}},
+				{"not":{"sequence":[{"event":"A"},{"event":"B"}],"within":"2d"}},
+				{"consent":"ad_storage","is":"granted"},
+				{"not":{"consent":"ad_storage","is":"unknown"}},
+				{"segment":"vip"},
+				{"not":{"segment":"lost"}},
+				{"event":"E","between":{"from":"2026-01-01","to":"2026-02-01"}},
+				{"event":"E","count":{"eq":0},"between":{"from":"2026-01-01"}},
+				{"event":"E","distinct":{"property":"p","eq":0}}
+			]}`,
+			`Everyone (who did "Product Added", then "Checkout Started" within 1 hour, then not "Order Completed" within 1 day) ` +
+				`or (of whom it is not true that they did "A", then "B", all begun in the last 2 days) ` +
+				`or whose consent to "ad_storage" is granted or whose consent to "ad_storage" is not unknown ` +
+				`or who is in the segment "vip" or who is not in the segment "lost" ` +
+				`or who did "E" from 2026-01-01T00:00:00Z up to 2026-02-01T00:00:00Z or who did not do "E" since 2026-01-01T00:00:00Z ` +
+				`or whose number of different values of p over "E" is 0.`,
+		},
+	}...)
 	for _, tt := range tests {
 		if diff := cmp.Diff(tt.want, parse(t, tt.give).Describe()); diff != "" {
 			t.Errorf("described (-want +got):\n%s", diff)
@@ -314,7 +408,7 @@ func TestParseBehaviourRefuses(t *testing.T) {
 		want       []rule.Problem
 	}{
 		{"no event", `{"where":[]}`, 0, []rule.Problem{{"#", "must have event"}}},
-		{"what a behaviour does not have", `{"event":"E","within":"1d"}`, 0, []rule.Problem{{"#/within", "is unknown; known here are event, where"}}},
+		{"what a behaviour does not have", `{"event":"E","within":"1d"}`, 0, []rule.Problem{{"#/within", "is unknown; known here are event, where, between, tally, property, resolution, span"}}},
 		{"no object", `7`, 0, []rule.Problem{{"#", "must be an object"}}},
 		{"a keep beyond what is kept", `{"event":"E"}`, timeline.MaxKeep + 1, []rule.Problem{{"#", "keep is 1001, must be from 0 to 1000"}}},
 	}
@@ -342,7 +436,11 @@ func FuzzParse(f *testing.F) {
 		`{"trait":"t","op":"not_exists"}`,
 		`{"trait":"t","op":"after","value":"0000-01-01"}`,
 		`{"event":"E","count":{"eq":0},"within":"3653d"}`,
-		`{"segment":"vip"}`, `{"all":[]}`, `[`, `"`, ``,
+		`{"any":[{"event":"E","sum":{"property":"a.b","gte":-1.50},"within":"30d"},{"event":"E","avg":{"property":"n","eq":3},"between":{"from":"2026-01-01"}},{"event":"E","min":{"property":"n","lt":1e30}},{"event":"E","max":{"property":"n","gt":0,"lte":9007199254740993},"within":"1s"}]}`,
+		`{"any":[{"event":"E","distinct":{"property":"p","gte":3},"within":"1d"},{"event":"E","first":{"property":"p","op":"neq","value":"x"}},{"event":"E","last":{"op":"more_than_ago","value":"1d"}},{"event":"E","first":{"op":"after","value":0},"within":"1d"}]}`,
+		`{"sequence":[{"event":"A"},{"event":"E","where":[{"property":"revenue","op":"exists"}],"within":"1h"}],"then_not":{"event":"B","within":"1d"},"within":"2d"}`,
+		`{"all":[{"consent":"ad_storage","is":"granted"},{"not":{"segment":"vip"}}]}`,
+		`{"all":[]}`, `[`, `"`, ``,
 	} {
 		f.Add([]byte(s))
 	}
@@ -368,7 +466,8 @@ func FuzzParse(f *testing.F) {
 		if err != nil || !bytes.Equal(printed, reprinted) {
 			t.Fatalf("printed as %s, then as %s, error %v", printed, reprinted, err)
 		}
-		if r.Describe() != again.Describe() || !cmp.Equal(r.Traits(), again.Traits()) || len(r.Behaviours()) != len(again.Behaviours()) {
+		if r.Describe() != again.Describe() || !cmp.Equal(r.Traits(), again.Traits()) ||
+			!cmp.Equal(r.Consents(), again.Consents()) || !cmp.Equal(r.Segments(), again.Segments()) || len(r.Behaviours()) != len(again.Behaviours()) {
 			t.Fatalf("%s reads back as another rule", printed)
 		}
 		events := []naiveEvent{{"E", `{"revenue":50}`, at.UnixMilli()}, {"E", `{}`, at.UnixMilli() - 1000}}
@@ -378,11 +477,50 @@ func FuzzParse(f *testing.F) {
 		if holds != holdsAgain || until != untilAgain || !until.IsZero() && !until.After(at) {
 			t.Fatalf("%s: %v until %v, read back: %v until %v", printed, holds, until, holdsAgain, untilAgain)
 		}
+		if x, y := r.Explain(remember(r, traits, events), at), again.Explain(remember(again, traits, events), at); x.Holds != holds || !cmp.Equal(x, y) {
+			t.Fatalf("%s is explained as %+v, read back as %+v", printed, x, y)
+		}
 		for i, b := range r.Behaviours() {
 			back, err := rule.ParseBehaviour(b.Canonical(), b.Keep)
 			if err != nil || !bytes.Equal(b.Canonical(), back.Canonical()) || !bytes.Equal(b.Canonical(), again.Behaviours()[i].Canonical()) {
 				t.Fatalf("behaviour %s reads back as %s, error %v", b.Canonical(), back.Canonical(), err)
 			}
+		}
+	})
+}
+
+// What ParseBehaviour accepts, it writes in a form that it reads back the same, and there is a timeline that keeps it.
+func FuzzParseBehaviour(f *testing.F) {
+	for _, s := range []string{
+		`{"event":"E","where":[{"property":"revenue","op":"gte","value":50}]}`,
+		`{"event":"E","between":{"from":"2026-01-01T00:00:00Z"},"tally":"sum","property":"n"}`,
+		`{"event":"E","tally":"first","resolution":"1h","span":"30d"}`,
+		`{"event":"E","tally":"count","resolution":"1s","span":"1s"}`,
+		`{"event":"E","tally":"distinct","property":"p"}`,
+		`{"event":"E","tally":"last","property":"p"}`,
+		`{"event":"E","tally":"avg","property":"p"}`, `{"event"`, ``,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, s []byte) {
+		b, err := rule.ParseBehaviour(s, 3)
+		if err != nil {
+			var e *rule.Error
+			if !errors.As(err, &e) || len(e.Problems) == 0 {
+				t.Fatalf("error is %v, want an *Error", err)
+			}
+			return
+		}
+		back, err := rule.ParseBehaviour(b.Canonical(), 3)
+		if err != nil || !bytes.Equal(b.Canonical(), back.Canonical()) {
+			t.Fatalf("%s reads back as %s, error %v", b.Canonical(), back.Canonical(), err)
+		}
+		tl := b.Empty()
+		for _, properties := range []string{`{"n":[1,2.5],"p":"x","revenue":50}`, `{"n":1e30,"p":[1,true]}`, `{}`} {
+			b.Fold(&tl, noon.UnixMilli(), jsontext.Value(properties))
+		}
+		if _, err := tl.AppendBinary(nil); err != nil {
+			t.Fatalf("%s: %v", b.Canonical(), err)
 		}
 	})
 }

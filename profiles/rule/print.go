@@ -31,20 +31,68 @@ func (n not) appendJSON(b []byte) []byte {
 }
 
 func (e *event) appendJSON(b []byte) []byte {
-	b = appendText(append(b, `{"event":`...), e.Event)
-	if len(e.Where) > 0 {
-		b = append(b, `,"where":[`...)
-		for i, c := range e.Where {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = c.appendJSON(b, "property")
+	b = e.appendEvent(append(b, '{'))
+	b = append(append(append(b, `,"`...), e.of.aggregate.String()...), `":`...)
+	switch e.of.aggregate {
+	case byCount:
+		b = append(e.count.appendJSON(append(b, '{')), '}')
+	case byDistinct:
+		b = append(e.count.appendJSON(e.of.appendProperty(b)), '}')
+	case byFirst, byLast:
+		b = e.is.appendJSON(b, "property")
+	default:
+		b = append(e.bounds.appendJSON(e.of.appendProperty(b)), '}')
+	}
+	return append(appendWindow(b, e.between, e.within), '}')
+}
+
+// appendProperty appends the beginning of an object that goes on.
+func (m measure) appendProperty(b []byte) []byte {
+	return append(appendText(append(b, `{"property":`...), m.property), ',')
+}
+
+// appendEvent appends the members that say which occurrences are meant.
+func (b Behaviour) appendEvent(out []byte) []byte {
+	out = appendText(append(out, `"event":`...), b.Event)
+	if len(b.Where) == 0 {
+		return out
+	}
+	out = append(out, `,"where":[`...)
+	for i, c := range b.Where {
+		if i > 0 {
+			out = append(out, ',')
 		}
-		b = append(b, ']')
+		out = c.appendJSON(out, "property")
 	}
-	b = e.count.appendJSON(append(b, `,"count":`...))
-	if e.within > 0 {
-		b = appendDuration(append(b, `,"within":`...), e.within)
+	return append(out, ']')
+}
+
+// appendWindow appends the member that says when, if there is to be one.
+func appendWindow(b []byte, between *period, within int64) []byte {
+	switch {
+	case between != nil:
+		return between.appendJSON(append(b, `,"between":`...))
+	case within > 0:
+		return appendDuration(append(b, `,"within":`...), within)
 	}
-	return append(b, '}')
+	return b
+}
+
+func (q *sequence) appendJSON(b []byte) []byte {
+	b = append(b, `{"sequence":[`...)
+	for i := range q.steps {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = q.steps[i].appendJSON(b)
+	}
+	b = append(b, ']')
+	if q.then != nil {
+		b = q.then.appendJSON(append(b, `,"then_not":`...))
+	}
+	return append(appendWindow(b, nil, q.within), '}')
+}
+
+func (s *step) appendJSON(b []byte) []byte {
+	return append(appendWindow(s.appendEvent(append(b, '{')), nil, s.within), '}')
 }

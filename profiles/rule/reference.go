@@ -18,7 +18,7 @@ func (n segment) describe(negated bool) string {
 	if negated {
 		verb = "who is not in the segment "
 	}
-	return verb + string(appendText(nil, n.key))
+	return verb + sayText(n.key)
 }
 
 func (n segment) explain(_ State, _ int64, _ string, x *Explanation) { x.Kind = "segment" }

@@ -7,8 +7,24 @@
 //	  {"not": {"event": "Unsubscribed", "within": "90d"}}
 //	]}
 //
-// A rule speaks of traits, and of behaviours: an event with a filter on its properties. Who keeps profiles asks a rule
-// for its [Rule.Behaviours], keeps a [timeline.Timeline] for each, and asks [Rule.Eval] who fits and until when.
+// A rule speaks of traits, of behaviours, of consent and of other segments. Who keeps profiles asks a rule for its
+// [Rule.Behaviours], keeps for each of them a [timeline.Timeline], which begins as [Behaviour.Empty] and takes in each
+// event by [Behaviour.Fold], and asks [Rule.Eval] who fits and until when.
+//
+// # Conditions
+//
+// Each condition is an object with exactly one of the members that name its kind:
+//
+//	{"all": […]}  {"any": […]}  {"not": …}
+//	{"trait": path, "op": operator, "value": …}
+//	{"event": name, "where": […], AGGREGATE, "within": duration or "between": {"from": date, "to": date}}
+//	{"sequence": [{"event": name, "where": […], "within": duration}, …],
+//	 "then_not": {"event": name, "where": […], "within": duration}, "within": duration}
+//	{"consent": purpose, "is": "granted" or "denied" or "unknown"}
+//	{"segment": key}
+//
+// consent is about the latest decision on a purpose, which is unknown if there was none. segment is about being a member
+// of another segment of the workspace now.
 //
 // # Values
 //
@@ -23,6 +39,58 @@
 // than 100,000,000,000 (the year 5138), otherwise Unix milliseconds (from March 1973 on), cut to the millisecond.
 //
 // Durations are whole numbers of w, d, h, m and s, as in "30d" and "1d12h". A day is 24 hours, always.
+//
+// # Events
+//
+// An occurrence is an event of the name whose properties meet every condition in where. Those are conditions as on
+// traits, but for the relative dates within_last, within_next and more_than_ago: what happened does not depend on the
+// present. The aggregate is one of these, by default "count": {"gte": 1}:
+//
+//	"count": {BOUNDS}
+//	"distinct": {"property": path, BOUNDS}                     how many different values
+//	"sum", "avg", "min", "max": {"property": path, BOUNDS}
+//	"first", "last": {"property": path, "op": …, "value": …}   the value in the first or last occurrence that has one
+//	"first", "last": {"op": …, "value": …}                     the time of the first or last occurrence
+//
+// Bounds are one of gte and gt with one of lte and lt, or eq alone; of count and distinct they are whole numbers. The
+// condition of a first or last value is one as on a trait; that of a first or last time is before, after, within_last,
+// within_next or more_than_ago.
+//
+// Where a property has several values, sum, avg, min, max and distinct take every one, and avg divides by how many there
+// are. sum, avg, min and max are of the JSON numbers that have at most 34 significant digits and are 0 or, without their
+// sign, at least 10⁻³⁴ and less than 10³⁴; other values are as if they were absent. All of this is exact: nothing is
+// rounded. distinct takes strings, numbers, true and false; numbers that are equal are one value. first and last take the
+// same, but no string of more than 512 bytes, nor a number that long. Of several values at the same time last takes the
+// one that is greatest, and first the one that is smallest, as JSON text compared by its bytes.
+//
+// The sum of nothing is 0, and so is the number of values; of avg, min, max, first and last of nothing no condition is
+// true, not even a negative one.
+//
+// # Windows
+//
+// Time counts in milliseconds, and an occurrence counts at its event time, even if that is after now. Without a window all
+// time counts; between counts what is from its from on, up to but without its to; within counts what is less than a
+// duration ago. Then
+//
+//   - count, distinct and last are exact: an occurrence at t is in the window up to, but without, t + d.
+//   - sum, avg, min, max and first have a resolution r, which is the smallest of 1s, 2s, 5s, 10s, 15s, 30s, 1m, 2m, 5m,
+//     10m, 15m, 30m, 1h, 2h, 3h, 6h, 12h, 1d, 2d and 7d that is at least d / 720. An occurrence stays in the window until
+//     d after the end of its stretch of length r, as multiples of r since 1970 divide time. So it is in for up to r longer.
+//     What is more than d + 5m older than the newest one may be forgotten, because now is never that far before it.
+//
+// count in a window needs the newest occurrences: as many as must be, or one more than may be, of which there are at most
+// 1,000. distinct counts to 999, in a window or not.
+//
+// # Sequences
+//
+// A sequence holds if there are occurrences of its 1 to 8 steps, each later than the one before, and at most within later
+// where a step says so. within of the sequence says how long ago the first one may be at most: the window is exact. With
+// then_not nothing of that kind may follow the last one, ever or within its time, the end of which is included. So
+// {"sequence": [A], "then_not": B within g} holds from the first moment at which B can no longer come in time: g and 1 ms
+// after A. A sequence of one step must have then_not.
+//
+// Only the newest 100 occurrences of each step and of then_not are looked at. If there were more of the latter, what ended
+// before the oldest of these does not count.
 package rule
 
 import (
@@ -42,7 +110,7 @@ const (
 	MaxNodes    = 500      // conditions, those in where included
 	MaxIn       = 1000     // values of one in or not_in
 	MaxName     = 512      // bytes of an event's name or of a path
-	MaxSteps    = 32       // of a path
+	MaxSteps    = 32       // names in a path
 	MaxDuration = 3653 * 24 * time.Hour
 	MaxCount    = 1_000_000_000
 )
@@ -61,8 +129,8 @@ type State interface {
 	// Trait returns the value of a top-level trait.
 	Trait(name string) (jsontext.Value, bool)
 
-	// Timeline returns the occurrences of the behaviour at index i of [Rule.Behaviours], of which it must keep
-	// at least as many as the behaviour says.
+	// Timeline returns what is kept of the behaviour at index i of [Rule.Behaviours], with at least its Keep. The
+	// zero timeline stands for nothing.
 	Timeline(i int) timeline.Timeline
 
 	// Consent returns the latest decision on a purpose, and whether there has been one.
@@ -72,7 +140,7 @@ type State interface {
 	Segment(key string) bool
 }
 
-// Behaviours returns the distinct behaviours that r counts, in the order in which it first names them. The caller must
+// Behaviours returns the distinct behaviours that r looks at, in the order in which it first names them. The caller must
 // not change what is returned.
 func (r *Rule) Behaviours() []Behaviour { return r.behaviours }
 
@@ -91,8 +159,7 @@ func (r *Rule) Segments() []string { return r.segments }
 // same at every instant from now up to, but without, until. A zero until means for ever. Otherwise until lies after now
 // and the answer then is to be asked for again.
 //
-// Time counts in milliseconds. An occurrence at t is within a window of length d from t on, up to but without t + d.
-// Occurrences dated after now count as well, so that a count only falls as time passes.
+// now is cut to the millisecond.
 func (r *Rule) Eval(s State, now time.Time) (holds bool, until time.Time) {
 	holds, end := r.root.eval(s, now.UnixMilli())
 	return holds, instant(end)
@@ -189,22 +256,6 @@ func (t *trait) eval(s State, now int64) (holds bool, until int64) {
 	return p.held != t.op.negative(), p.until
 }
 
-// event is a condition on how often a behaviour occurred.
-type event struct {
-	behaviour int // index in Rule.behaviours
-	Behaviour
-	count  count
-	within int64 // milliseconds, 0 for all time
-}
-
-func (e *event) eval(s State, now int64) (holds bool, until int64) {
-	t := s.Timeline(e.behaviour)
-	if e.within == 0 {
-		return e.count.holds(t.Count), never
-	}
-	return e.count.window(t.Times, e.within, now)
-}
-
 // register adds what n reads to r.
 func (r *Rule) register(n node, seen map[string]int) {
 	switch n := n.(type) {
@@ -223,16 +274,28 @@ func (r *Rule) register(n node, seen map[string]int) {
 	case segment:
 		r.segments = including(r.segments, n.key)
 	case *event:
-		key := string(n.Canonical())
-		i, ok := seen[key]
-		if !ok {
-			i = len(r.behaviours)
-			seen[key] = i
-			r.behaviours = append(r.behaviours, n.Behaviour)
+		n.behaviour = r.use(n.Behaviour, seen)
+	case *sequence:
+		for i := range n.steps {
+			n.steps[i].behaviour = r.use(n.steps[i].Behaviour, seen)
 		}
-		n.behaviour = i
-		r.behaviours[i].Keep = max(r.behaviours[i].Keep, n.Keep)
+		if n.then != nil {
+			n.then.behaviour = r.use(n.then.Behaviour, seen)
+		}
 	}
+}
+
+// use returns the index of a behaviour in r.behaviours, to which it may be added.
+func (r *Rule) use(b Behaviour, seen map[string]int) int {
+	key := string(b.Canonical())
+	i, ok := seen[key]
+	if !ok {
+		i = len(r.behaviours)
+		seen[key] = i
+		r.behaviours = append(r.behaviours, b)
+	}
+	r.behaviours[i].Keep = max(r.behaviours[i].Keep, b.Keep)
+	return i
 }
 
 // including returns sorted names with one more, unless it is among them.
