@@ -150,13 +150,17 @@ func TestResolution(t *testing.T) {
 	}
 }
 
-// Whatever a rule needs, the store can keep: its behaviours read back as themselves, fold the same
+// Whatever a rule or a computed value needs, the store can keep: its behaviours read back as themselves, fold the same
 // events to the same timelines, and these can be written down and read again.
 func TestBehavioursReadBackAsThemselves(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		behaviours := parse(t, anyRule(t, 1)).Behaviours()
-		for _, b := range behaviours {
+		c, err := rule.ParseComputed([]byte(anyComputed(t)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range append(behaviours, c.Behaviour()) {
 			back, err := rule.ParseBehaviour(b.Canonical(), b.Keep)
 			if err != nil || string(back.Canonical()) != string(b.Canonical()) {
 				t.Fatalf("%s reads back as %s, error %v", b.Canonical(), back.Canonical(), err)

@@ -75,3 +75,28 @@ func ExampleParse_problems() {
 	// #/any/0/within must be a duration of w, d, h, m and s, in this order, like "30d" or "1d12h"
 	// #/any/1/cohort is unknown; known here are all, any, not, trait, event, sequence, consent, segment
 }
+
+func ExampleComputed() {
+	c, err := rule.ParseComputed([]byte(`{"event": "Order Completed", "sum": {"property": "revenue"}, "within": "30d"}`))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(c.Describe())
+
+	b := c.Behaviour()
+	t := b.Empty()
+	b.Fold(&t, time.Date(2026, 3, 1, 9, 30, 0, 0, time.UTC).UnixMilli(), jsontext.Value(`{"revenue": 80.10}`))
+	b.Fold(&t, time.Date(2026, 3, 19, 9, 30, 0, 0, time.UTC).UnixMilli(), jsontext.Value(`{"revenue": 12.4}`))
+
+	// A window of 30 days goes by the hour.
+	value, until := c.Value(t, time.Date(2026, 3, 20, 9, 0, 0, 0, time.UTC))
+	fmt.Println(value, "until", until)
+	value, until = c.Value(t, until)
+	fmt.Println(value, "until", until)
+
+	// Output:
+	// The sum of revenue over "Order Completed" in the last 30 days.
+	// 92.5 until 2026-03-31 10:00:00 +0000 UTC
+	// 12.4 until 2026-04-18 10:00:00 +0000 UTC
+}

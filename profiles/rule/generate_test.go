@@ -233,6 +233,18 @@ func anySequence(t *rapid.T) string {
 	return q + "}"
 }
 
+// anyComputed returns the definition of a computed value.
+func anyComputed(t *rapid.T) string {
+	switch kind := pick(t, "aggregate", "count", "sum", "avg", "min", "max", "distinct", "first", "last", "first time", "last time"); kind {
+	case "count":
+		return anyHappening(t, `"count":{}`)
+	case "first time", "last time":
+		return anyHappening(t, fmt.Sprintf(`%q:{}`, strings.TrimSuffix(kind, " time")))
+	default:
+		return anyHappening(t, fmt.Sprintf(`%q:{"property":%q}`, kind, anyProperty(t)))
+	}
+}
+
 var (
 	purposes = []string{"ad_storage", "é"}
 	keys     = []string{"vip", "0-lost_"}

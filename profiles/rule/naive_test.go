@@ -299,6 +299,50 @@ func (n naive) sequence(t fataler, rule map[string]any) bool {
 	return try(0, 0)
 }
 
+// computed returns the value of a computed trait.
+func (n naive) computed(t fataler, c map[string]any) any {
+	for name, of := range c {
+		of, _ := of.(map[string]any)
+		property, _ := of["property"].(string)
+		switch name {
+		case "count":
+			return json.Number(strconv.Itoa(len(n.occurrences(t, c, true))))
+		case "distinct":
+			return json.Number(strconv.Itoa(len(n.different(t, c, property))))
+		case "sum", "avg", "min", "max":
+			v, ok := n.amount(t, c, name, property)
+			if !ok {
+				return nil
+			}
+			if name == "avg" {
+				v = halfEven(v, 12)
+			}
+			return json.Number(naiveNumber(v))
+		case "first", "last":
+			found, ok := n.end(t, c, name, property)
+			switch {
+			case !ok:
+				return nil
+			case property == "":
+				return time.UnixMilli(found.at).UTC().Format(time.RFC3339Nano)
+			}
+			return found.value
+		}
+	}
+	panic("no aggregate")
+}
+
+func halfEven(v *big.Rat, places int64) *big.Rat {
+	unit := new(big.Rat).SetInt(new(big.Int).Exp(big.NewInt(10), big.NewInt(places), nil))
+	units := new(big.Rat).Mul(v, unit)
+	low := new(big.Int).Div(units.Num(), units.Denom()) // rounds down
+	rest := new(big.Rat).Sub(units, new(big.Rat).SetInt(low))
+	if order := rest.Cmp(big.NewRat(1, 2)); order > 0 || order == 0 && low.Bit(0) == 1 {
+		low.Add(low, big.NewInt(1))
+	}
+	return new(big.Rat).Quo(new(big.Rat).SetInt(low), unit)
+}
+
 // naiveText returns a scalar in its canonical form.
 func naiveText(v any) string {
 	switch v := v.(type) {

@@ -43,6 +43,19 @@ func TestTheSchemaDescribesTheLanguage(t *testing.T) {
 				t.Fatalf("%s: %v", s, err)
 			}
 		}
+		text = anyComputed(t)
+		c, err := rule.ParseComputed([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if printed, err = c.MarshalJSON(); err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range []string{text, string(printed)} {
+			if err := described(t, "ComputedValue", s); err != nil {
+				t.Fatalf("%s: %v", s, err)
+			}
+		}
 	})
 }
 
@@ -75,6 +88,21 @@ func TestTheSchemaRefusesWhatParseRefuses(t *testing.T) {
 			t.Errorf("%s is parsed as %v", s, r.Describe())
 		}
 		if described(t, "Rule", s) == nil {
+			t.Errorf("%s is described", s)
+		}
+	}
+	for _, s := range []string{
+		`{"event":"E"}`,
+		`{"count":{}}`,
+		`{"event":"E","count":{},"sum":{"property":"n"}}`,
+		`{"event":"E","count":{"gte":1}}`,
+		`{"event":"E","sum":{}}`,
+		`{"event":"E","sum":{"property":"n","gte":1}}`,
+	} {
+		if c, err := rule.ParseComputed([]byte(s)); err == nil {
+			t.Errorf("%s is parsed as %v", s, c.Describe())
+		}
+		if described(t, "ComputedValue", s) == nil {
 			t.Errorf("%s is described", s)
 		}
 	}
