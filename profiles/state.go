@@ -234,17 +234,6 @@ func (p *Profile) attach(f Fragment) {
 	p.Fragments = slices.Insert(p.Fragments, i, f.clone())
 }
 
-// detach takes the fragment of key out of the profile.
-func (p *Profile) detach(key Key) (f Fragment, found bool) {
-	i, found := slices.BinarySearchFunc(p.Fragments, key, compareFragment)
-	if !found {
-		return Fragment{}, false
-	}
-	f = p.Fragments[i]
-	p.Fragments = slices.Delete(p.Fragments, i, i+1)
-	return f, true
-}
-
 // Fragment returns what was seen under the identifier of key, or false if that is not of the profile.
 func (p *Profile) Fragment(key Key) (Fragment, bool) {
 	i, found := slices.BinarySearchFunc(p.Fragments, key, compareFragment)
@@ -288,6 +277,12 @@ func (p *Profile) consent(purpose string) (granted, known bool) {
 		}
 	}
 	return granted, known
+}
+
+// member tells whether the profile is in a segment.
+func (p *Profile) member(segment int64) bool {
+	i, found := slices.BinarySearchFunc(p.Standings, segment, compareStanding)
+	return found && p.Standings[i].Member
 }
 
 // timeline returns the merged timeline of a behaviour.
@@ -347,12 +342,14 @@ func (p *Profile) lookupIdentifiers() []Identifier {
 
 // standing returns the standing in a segment, adding one if there is none yet.
 func (p *Profile) standing(segment int64) *Standing {
-	i, found := slices.BinarySearchFunc(p.Standings, segment, func(s Standing, id int64) int { return cmp.Compare(s.Segment, id) })
+	i, found := slices.BinarySearchFunc(p.Standings, segment, compareStanding)
 	if !found {
 		p.Standings = slices.Insert(p.Standings, i, Standing{Segment: segment})
 	}
 	return &p.Standings[i]
 }
+
+func compareStanding(s Standing, segment int64) int { return cmp.Compare(s.Segment, segment) }
 
 // due returns the next moment at which a membership may change by itself, in unix milliseconds, or 0.
 func (p *Profile) due() int64 {

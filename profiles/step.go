@@ -4,14 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
 	"runtime/debug"
 	"slices"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
-
-	"github.com/mubatch/mubatch/profiles/timeline"
 )
 
 // Why a membership changed.
@@ -221,8 +218,8 @@ type ownedProfile struct {
 	*Profile
 	before  *Profile
 	changed bool
-	all     *Cause          // evaluate every segment
-	touched map[int64]Cause // evaluate these
+	left    *Cause          // why its last fragment went
+	touched map[int64]touch // segments in which the membership may be another now
 }
 
 func newStep(in Input) *step {
@@ -268,7 +265,7 @@ func (s *step) run(skip map[int]bool) *Failed {
 	if sweep := s.in.Sweep; sweep != nil {
 		for _, ref := range sweep.Profiles {
 			if p := s.own(ref.Workspace, ref.Key); p != nil && p.before != nil {
-				p.touch(sweep.Segment, Cause{Kind: sweep.Cause})
+				s.mark(p, s.in.Definitions[ref.Workspace].evaluated(sweep.Segment), Cause{Kind: sweep.Cause})
 			}
 		}
 	}
@@ -444,36 +441,20 @@ func (s *step) own(workspace int32, id Key) *ownedProfile {
 	return p
 }
 
-func (p *ownedProfile) touch(segment int64, cause Cause) {
-	if p.touched == nil {
-		p.touched = map[int64]Cause{}
-	}
-	p.touched[segment] = cause
-}
-
 // join merges a fragment or a part of one into a profile and notes which segments may change by it.
 func (s *step) join(root Key, workspace int32, f Fragment, cause Cause) {
 	p := s.own(workspace, root)
 	if p == nil {
 		return
 	}
-	if len(p.Fragments) == 0 && p.before == nil && p.all == nil {
-		p.all = &cause // even segments of which nothing has happened yet may hold
+	s.touch(p, &f, cause)
+	if len(p.Fragments) == 0 {
+		for _, e := range s.in.Definitions[workspace].vacuous {
+			s.mark(p, e, cause)
+		}
 	}
 	p.attach(f)
 	p.changed = true
-
-	defs := s.in.Definitions[workspace]
-	for _, b := range f.Timelines {
-		for _, segment := range defs.byBehaviour[b.Behaviour] {
-			p.touch(segment.ID, cause)
-		}
-	}
-	for _, t := range f.Traits {
-		for _, segment := range defs.byTrait[t.Name] {
-			p.touch(segment.ID, cause)
-		}
-	}
 }
 
 // leave takes a fragment out of a profile.
@@ -482,121 +463,16 @@ func (s *step) leave(root Key, workspace int32, key Key, cause Cause) (Fragment,
 	if p == nil {
 		return Fragment{}, false
 	}
-	f, found := p.detach(key)
-	if found {
-		p.changed = true
-		p.all = &cause
+	i, found := slices.BinarySearchFunc(p.Fragments, key, compareFragment)
+	if !found {
+		return Fragment{}, false
 	}
-	return f, found
-}
-
-// evaluate brings the memberships of every profile the step owns up to the present.
-func (s *step) evaluate() {
-	owned := make([]*ownedProfile, 0, len(s.owned))
-	for _, p := range s.owned {
-		owned = append(owned, p)
-	}
-	slices.SortFunc(owned, func(a, b *ownedProfile) int { return slices.Compare(a.ID[:], b.ID[:]) })
-	for _, p := range owned {
-		s.evaluateProfile(p)
-		ref := Ref{p.Workspace, p.ID}
-		if !p.changed || p.before == nil && len(p.Fragments) == 0 {
-			continue
-		}
-		s.out.Before[ref] = p.before
-		if len(p.Fragments) == 0 {
-			s.out.Profiles[ref] = nil
-			continue
-		}
-		s.out.Profiles[ref] = p.Profile
-	}
-}
-
-func (s *step) evaluateProfile(p *ownedProfile) {
-	defs := s.in.Definitions[p.Workspace]
-	causes := map[int64]Cause{}
-	for _, st := range p.Standings {
-		if st.Due != 0 && st.Due <= s.now {
-			causes[st.Segment] = Cause{Kind: CauseTimer}
-		}
-	}
-	if p.all != nil {
-		for id := range defs.segments {
-			causes[id] = *p.all
-		}
-		for _, st := range p.Standings {
-			causes[st.Segment] = *p.all
-		}
-	}
-	for id, cause := range p.touched {
-		causes[id] = cause
-	}
-	ids := make([]int64, 0, len(causes))
-	for id := range causes {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	for _, id := range ids {
-		s.evaluateSegment(p, defs, id, causes[id])
-	}
-	p.Standings = slices.DeleteFunc(p.Standings, func(st Standing) bool { return !st.Member && st.Due == 0 })
-}
-
-// evaluateSegment decides one membership. A profile without fragments is in no segment, nor is anybody in a segment that
-// is no more.
-func (s *step) evaluateSegment(p *ownedProfile, defs *Definitions, id int64, cause Cause) {
-	var holds bool
-	var due int64
-	if segment := defs.segments[id]; segment != nil && len(p.Fragments) > 0 {
-		var until time.Time
-		holds, until = segment.Rule.Eval(view{p.Profile, segment}, s.in.Now)
-		if !until.IsZero() && until.Before(never) {
-			due = ceilMilli(until)
-		}
-	}
-	st := p.standing(id)
-	if st.Due != due {
-		st.Due = due
-		p.changed = true
-	}
-	if st.Member == holds {
-		return
-	}
-	st.Member, st.Since = holds, s.now
+	s.touch(p, &p.Fragments[i], cause)
+	f := p.Fragments[i]
+	p.Fragments = slices.Delete(p.Fragments, i, i+1)
 	p.changed = true
-	s.out.Transitions = append(s.out.Transitions, Transition{
-		Workspace: p.Workspace,
-		Segment:   id,
-		Profile:   p.ID,
-		Entered:   holds,
-		At:        s.now,
-		Cause:     cause,
-	})
-}
-
-// never is later than what databases and people can tell: nobody waits for what would happen then.
-var never = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
-
-// ceilMilli rounds up, so that a timer never rings before its time.
-func ceilMilli(t time.Time) int64 {
-	ms := t.UnixMilli()
-	if t.Nanosecond()%int(time.Millisecond) != 0 && ms < math.MaxInt64 {
-		ms++
+	if len(p.Fragments) == 0 {
+		p.left = &cause
 	}
-	return ms
+	return f, true
 }
-
-// view shows a rule what it asks of a profile.
-type view struct {
-	profile *Profile
-	segment *Segment
-}
-
-func (v view) Trait(name string) (jsontext.Value, bool) { return v.profile.Trait(name) }
-
-func (v view) Timeline(i int) timeline.Timeline { return v.profile.timeline(v.segment.Behaviours[i]) }
-
-func (v view) Consent(purpose string) (granted, known bool) { return v.profile.consent(purpose) }
-
-// No rule is asked for what it says of a segment before references are resolved.
-func (v view) Segment(string) bool { return false }
