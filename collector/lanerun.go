@@ -65,11 +65,11 @@ func (r *laneRun) run(ctx context.Context, lease profiles.Lease) (err error) {
 	}
 	r.doubt = lease.Unclean && !r.owned.trusted || r.lane.Doubt().Attempts > 0
 	r.cursor, r.redis = Offset(r.lane.Offset()), r.lane.RunID()
-	unpublished, err := r.lane.Unpublished(work)
+	unheard, err := r.lane.Unheard(work)
 	if err != nil {
 		return err
 	}
-	if err := r.publish(ctx, unpublished); err != nil {
+	if err := r.publish(ctx, unheard); err != nil {
 		return err
 	}
 	for ctx.Err() == nil && r.owned.held() {
@@ -235,7 +235,6 @@ func (r *laneRun) publish(ctx context.Context, out []profiles.Outgoing) error {
 	for {
 		err := r.committer.Commit(work, routed)
 		if err == nil {
-			r.lane.Published(out[len(out)-1].Seq)
 			return nil
 		}
 		if ctx.Err() != nil || !sleep(work, 50*time.Millisecond) {

@@ -41,6 +41,8 @@ type tally struct {
 	counts   map[countKey]*counts
 	outcomes []*Outcome
 	wake     bool
+	heard    []int64   // nil: as before
+	unheard  int64     // rows left of the outbox as it was before
 	advanced time.Time // just before the lease was renewed
 }
 
@@ -67,7 +69,7 @@ func (l *Lane) commit(ctx context.Context, w work) (Result, error) {
 	}
 	var t *tally
 	err := pgx.BeginFunc(ctx, l.store.pool, func(tx pgx.Tx) error {
-		t = &tally{seqs: l.seqs, counts: map[countKey]*counts{}}
+		t = &tally{seqs: l.seqs, counts: map[countKey]*counts{}, heard: l.hear(w), unheard: l.outstanding}
 		if err := l.fence(ctx, tx); err != nil {
 			return err
 		}
@@ -96,7 +98,10 @@ func (l *Lane) commit(ctx context.Context, w work) (Result, error) {
 		l.state = NewState()
 		return Result{}, err
 	}
-	l.offset, l.seqs, l.published = w.until, t.seqs, 0
+	l.offset, l.seqs, l.outstanding = w.until, t.seqs, t.unheard+int64(len(t.result.Outbox))
+	if t.heard != nil {
+		l.heard = t.heard
+	}
 	l.turn++
 	if l.lease > 0 {
 		l.until = t.advanced.Add(l.lease)
@@ -108,6 +113,29 @@ func (l *Lane) commit(ctx context.Context, w work) (Result, error) {
 		l.store.wake()
 	}
 	return t.result, nil
+}
+
+// hear returns what is heard of the other lanes' outboxes after a piece of work, or nil if that is nothing new. A lane
+// publishes its outbox in order, so whoever has heard a number has heard all before it.
+func (l *Lane) hear(w work) []int64 {
+	var heard []int64
+	for _, list := range [][]Message{w.messages, w.poison} {
+		for i := range list {
+			if !list[i].Kind.betweenLanes() {
+				continue
+			}
+			lane, seq := readOutboxID(list[i].ID)
+			if lane < 0 || lane >= l.store.lanes {
+				continue // not from here: it fails by itself
+			}
+			if heard == nil {
+				heard = make([]int64, l.store.lanes)
+				copy(heard, l.heard)
+			}
+			heard[lane] = max(heard[lane], seq)
+		}
+	}
+	return heard
 }
 
 // fence stops whoever is not the lane's owner, or does not know its last transaction. It holds the lane's row until the end of the
@@ -348,6 +376,7 @@ func (l *Lane) advance(ctx context.Context, tx pgx.Tx, w work, t *tally) error {
 		UPDATE lanes
 		SET offset_ms = @ms, offset_seq = @seq, turn = turn + 1,
 		    outbox_seq = @outbox, archive_seq = @archive, transition_seq = @transition,
+		    heard = coalesce(@heard, heard),
 		    as_of = greatest(as_of, @as_of),
 		    lease_until = greatest(lease_until, clock_timestamp() + nullif(@lease::interval, '0'))
 		WHERE lane = @lane`
@@ -371,7 +400,7 @@ func (l *Lane) advance(ctx context.Context, tx pgx.Tx, w work, t *tally) error {
 	batch.Queue(lane, pgx.StrictNamedArgs{
 		"lane": l.number, "ms": int64(w.until.Ms), "seq": int64(w.until.Seq),
 		"outbox": t.seqs.outbox, "archive": t.seqs.archive, "transition": t.seqs.transition,
-		"as_of": asOf, "lease": l.lease,
+		"heard": t.heard, "as_of": asOf, "lease": l.lease,
 	})
 	var workspaces, sources []int32
 	var accepted, applied, duplicate, failed []int64
@@ -392,9 +421,15 @@ func (l *Lane) advance(ctx context.Context, tx pgx.Tx, w work, t *tally) error {
 			"duplicate": duplicate, "failed": failed,
 		})
 	}
-	if l.published > 0 {
-		const clear = `DELETE FROM outbox WHERE lane = $1 AND seq <= $2`
-		batch.Queue(clear, l.number, l.published)
+	if l.outstanding > 0 { // what this transaction adds nobody has heard yet
+		const clear = `
+			DELETE FROM outbox AS o
+			USING lanes AS t
+			WHERE o.lane = @lane AND t.lane = o.target AND o.seq <= t.heard[@lane + 1]`
+		batch.Queue(clear, pgx.StrictNamedArgs{"lane": l.number}).Exec(func(tag pgconn.CommandTag) error {
+			t.unheard = max(l.outstanding-tag.RowsAffected(), 0)
+			return nil
+		})
 	}
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return fmt.Errorf("advance lane %d: %w", l.number, err)

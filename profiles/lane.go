@@ -58,7 +58,8 @@ type Lane struct {
 	fingerprint string // of the definitions
 	state       *State
 	nextDue     time.Time // no profile is due before; zero: not known
-	published   int64     // outbox rows up to here are in their streams; 0: none that are still there
+	heard       []int64   // the last number applied of each lane's outbox
+	outstanding int64     // rows of the outbox
 }
 
 // sequences are the last numbers a lane has given out.
@@ -86,7 +87,7 @@ func (l *Lane) Until() time.Time { return l.until }
 // Open takes a lane up under its lease: see [Store.Claim].
 func (s *Store) Open(ctx context.Context, lease Lease) (*Lane, error) {
 	const query = `
-		SELECT turn, offset_ms, offset_seq, redis_run_id, outbox_seq, archive_seq, transition_seq, attempts,
+		SELECT turn, offset_ms, offset_seq, redis_run_id, outbox_seq, archive_seq, transition_seq, heard, attempts,
 		       coalesce(suspect, '00000000-0000-0000-0000-000000000000'), (SELECT current FROM dedupe_generation)
 		FROM lanes
 		WHERE lane = $1 AND epoch = $2`
@@ -100,7 +101,7 @@ func (s *Store) Open(ctx context.Context, lease Lease) (*Lane, error) {
 		state:    NewState(),
 	}
 	err := s.pool.QueryRow(ctx, query, l.number, l.epoch).Scan(&l.turn, &l.offset.Ms, &l.offset.Seq, &l.runID, &l.seqs.outbox, &l.seqs.archive,
-		&l.seqs.transition, &l.doubt.Attempts, &l.doubt.Suspect, &l.generation)
+		&l.seqs.transition, &l.heard, &l.doubt.Attempts, &l.doubt.Suspect, &l.generation)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, ErrFenced
 	}
@@ -176,9 +177,15 @@ func (l *Lane) Trust(ctx context.Context) error {
 	return nil
 }
 
-// Unpublished returns the outbox messages that were committed but perhaps never published, oldest first.
-func (l *Lane) Unpublished(ctx context.Context) ([]Outgoing, error) {
-	const query = `SELECT seq, target, message FROM outbox WHERE lane = $1 ORDER BY seq`
+// Unheard returns the outbox messages that were committed but perhaps never published, oldest first: all that their
+// targets have not applied.
+func (l *Lane) Unheard(ctx context.Context) ([]Outgoing, error) {
+	const query = `
+		SELECT o.seq, o.target, o.message
+		FROM outbox AS o
+		LEFT JOIN lanes AS t ON t.lane = o.target
+		WHERE o.lane = $1 AND o.seq > coalesce(t.heard[$1 + 1], 0)
+		ORDER BY o.seq`
 	rows, _ := l.store.pool.Query(ctx, query, l.number)
 	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (o Outgoing, err error) {
 		var packed []byte
@@ -191,16 +198,16 @@ func (l *Lane) Unpublished(ctx context.Context) ([]Outgoing, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read outbox of lane %d: %w", l.number, err)
 	}
+	const count = `SELECT count(*) FROM outbox WHERE lane = $1` // those that were heard are to go, too
+	if err := l.store.pool.QueryRow(ctx, count, l.number).Scan(&l.outstanding); err != nil {
+		return nil, fmt.Errorf("count outbox of lane %d: %w", l.number, err)
+	}
 	return out, nil
 }
 
-// Published says that all outbox messages up to seq are durably in their streams. Their rows go with the next batch, or
-// with [Lane.Tidy].
-func (l *Lane) Published(seq int64) { l.published = max(l.published, seq) }
-
-// Tidy removes what was published from the outbox, if there is anything. It is for lanes that have no batch to do.
+// Tidy removes what its targets have heard from the outbox, if there is anything. It is for lanes that have no batch to do.
 func (l *Lane) Tidy(ctx context.Context) error {
-	if l.published == 0 {
+	if l.outstanding == 0 {
 		return nil
 	}
 	_, err := l.commit(ctx, work{})

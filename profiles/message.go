@@ -27,6 +27,9 @@ type Message struct {
 	Source    int32     // the source of an event; 0 between lanes
 	ID        Key       // with Workspace and Source, what makes the message distinct: see [MessageKey]
 	Key       Key       // the identifier it is about
-	Received  time.Time // when the collector took the event in, to the millisecond
+	Received  time.Time // when the collector took the event in, to the millisecond; between lanes the event it follows from
 	Body      []byte
 }
+
+// betweenLanes tells whether messages of a kind come out of a lane's outbox.
+func (k MessageKind) betweenLanes() bool { return k >= KindClaim && k <= KindPiece }

@@ -462,8 +462,13 @@ func (s *Segments) progress(ctx context.Context, ids []int64) (map[int64]float64
 
 // asOf returns the moment up to which every accepted event is in what the database says, or zero if a lane has not said.
 func asOf(ctx context.Context, db database, lanes int) (time.Time, error) {
+	// What one lane has to tell another holds the moment back to just before the event that it follows from.
 	const query = `
-		SELECT CASE WHEN count(*) = @lanes THEN nullif(min(as_of), '-infinity') END
+		SELECT CASE WHEN count(*) = @lanes THEN least(nullif(min(as_of), '-infinity'), (
+			SELECT min(o.received_at) - interval '1 ms'
+			FROM outbox AS o
+			JOIN lanes AS t ON t.lane = o.target
+			WHERE o.seq > coalesce(t.heard[o.lane + 1], 0))) END
 		FROM lanes
 		WHERE lane < @lanes`
 	var at *time.Time

@@ -210,6 +210,7 @@ type step struct {
 	routes  map[Key]*Route
 	claims  map[Pair]*Claim
 	members map[Key]*Family // families changed in this step, by member
+	since   time.Time       // when the event was accepted from which what is being done follows
 	queue   []Message       // to this lane, from this step
 }
 
@@ -254,6 +255,7 @@ func (s *step) run(skip map[int]bool) *Failed {
 			return bad
 		}
 	}
+	s.since = s.in.Now
 	if s.in.Replay != nil {
 		if err := s.replay(s.in.Replay); err != nil {
 			panic(err) // what a step sends itself can be read
@@ -283,6 +285,7 @@ func (s *step) try(i int) (bad *Failed) {
 			bad = &Failed{Index: i, Stage: "fold", Reason: fmt.Sprintf("panic: %v\n%s", r, debug.Stack())}
 		}
 	}()
+	s.since = m.Received
 	if err := s.handle(i, m); err != nil { // it could not be read, so nothing has come of it
 		s.out.Failed = append(s.out.Failed, Failed{Index: i, Stage: "decode", Reason: err.Error()})
 		return nil
@@ -410,15 +413,19 @@ func (s *step) send(target int, m Message) {
 	}
 	s.out.OutboxSeq++
 	m.ID = outboxID(s.in.Lane, s.out.OutboxSeq)
-	m.Received = s.in.Now
+	m.Received = s.since
 	s.out.Outbox = append(s.out.Outbox, Outgoing{Seq: s.out.OutboxSeq, Target: target, Message: m})
 }
 
-// outboxID makes a message between lanes distinct for dedupe: its lane and its number there.
+// outboxID makes a message between lanes distinct for dedupe: its lane and its number there. readOutboxID reads it.
 func outboxID(lane int, seq int64) (id Key) {
 	binary.BigEndian.PutUint64(id[:8], uint64(lane))
 	binary.BigEndian.PutUint64(id[8:], uint64(seq))
 	return id
+}
+
+func readOutboxID(id Key) (lane int, seq int64) {
+	return int(binary.BigEndian.Uint64(id[:8])), int64(binary.BigEndian.Uint64(id[8:]))
 }
 
 // own returns a copy of a profile that the step may change, empty if there was none, or nil while it has not been read.

@@ -370,14 +370,19 @@ func (l *Lane) writeOutbox(batch *pgx.Batch, out *Outcome) {
 		return
 	}
 	const query = `
-		INSERT INTO outbox (lane, seq, target, message)
-		SELECT @lane, seq, target, message
-		FROM unnest(@seqs::bigint[], @targets::smallint[], @messages::bytea[]) AS t (seq, target, message)`
+		INSERT INTO outbox (lane, seq, target, received_at, message)
+		SELECT @lane, seq, target, received_at, message
+		FROM unnest(@seqs::bigint[], @targets::smallint[], @received::timestamptz[], @messages::bytea[])
+		     AS t (seq, target, received_at, message)`
 	var seqs []int64
 	var targets []int16
+	var received []time.Time
 	var messages [][]byte
 	for _, o := range out.Outbox {
+		received = append(received, o.Message.Received)
 		seqs, targets, messages = append(seqs, o.Seq), append(targets, int16(o.Target)), append(messages, AppendMessage(nil, o.Message))
 	}
-	batch.Queue(query, pgx.StrictNamedArgs{"lane": l.number, "seqs": seqs, "targets": targets, "messages": messages})
+	batch.Queue(query, pgx.StrictNamedArgs{
+		"lane": l.number, "seqs": seqs, "targets": targets, "received": received, "messages": messages,
+	})
 }
