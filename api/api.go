@@ -110,6 +110,7 @@ var routes = []route{
 	{method: "GET", pattern: "/profiles/{profile}/identities", scope: Read, handle: listIdentities},
 	{method: "POST", pattern: "/profiles/{profile}/unmerge", scope: Write, handle: unmergeProfile},
 	{method: "POST", pattern: "/profiles/{profile}/remerge", scope: Write, handle: remergeProfile},
+	{method: "GET", pattern: "/profiles/{profile}/segments", scope: Read, handle: listProfileSegments},
 
 	{method: "GET", pattern: "/segments", scope: Read, handle: listSegments},
 	{method: "POST", pattern: "/segments", scope: Write, handle: createSegment},
@@ -119,6 +120,7 @@ var routes = []route{
 	{method: "DELETE", pattern: "/segments/{segment}", scope: Write, handle: deleteSegment},
 	{method: "GET", pattern: "/segments/{segment}/members", scope: Read, handle: listMembers},
 	{method: "GET", pattern: "/segments/{segment}/transitions", scope: Read, handle: listSegmentTransitions},
+	{method: "GET", pattern: "/segments/{segment}/history", scope: Read, handle: getSegmentHistory},
 
 	{method: "GET", pattern: "/destinations", scope: Read, handle: listDestinations},
 	{method: "POST", pattern: "/destinations", scope: Write, handle: createDestination},

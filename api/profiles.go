@@ -166,6 +166,10 @@ func listProfileEvents(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	asOf, err := c.people.AsOf(c.Context())
+	if err != nil {
+		return answer{}, err
+	}
 	p, err := c.find()
 	if err != nil {
 		return answer{}, err
@@ -178,7 +182,7 @@ func listProfileEvents(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return reply(http.StatusOK, list)
+	return reply(http.StatusOK, freshPage[eventJSON]{list, unlessZero(asOf)})
 }
 
 type transitionJSON struct {
@@ -197,29 +201,48 @@ type causeJSON struct {
 }
 
 func showTransition(t profiles.Recorded, segments map[int64]activation.Segment) transitionJSON {
-	out := transitionJSON{
+	return transitionJSON{
 		ProfileID: t.Profile, SegmentID: formatID(segmentID, t.Segment), SegmentKey: keyOf(segments, t.Segment),
-		Change: change(t.Entered), At: timestamp(t.At.At), Cause: causeJSON{Kind: t.Cause.Kind, MessageID: t.Cause.MessageID},
+		Change: change(t.Entered), At: timestamp(t.At.At), Cause: *showCause(t.Cause),
 	}
-	if t.Cause.Source != 0 {
-		out.Cause.SourceID = formatID(sourceID, t.Cause.Source)
-	}
-	return out
 }
 
-// transitionPage answers with a page of transitions.
-func (c *call) transitionPage(found []profiles.Recorded, limit int) (answer, error) {
+func (c *call) showTransitions(found []profiles.Recorded) ([]transitionJSON, error) {
 	segments, err := c.segments.SegmentInfo(c.Context(), c.workspace(), segmentsIn(found))
 	if err != nil {
-		return answer{}, err
+		return nil, err
 	}
-	p, err := pageOf(c, found, limit, func(t profiles.Recorded) any { return t.At }, func(t profiles.Recorded) transitionJSON {
-		return showTransition(t, segments)
-	})
+	list := make([]transitionJSON, len(found))
+	for i, t := range found {
+		list[i] = showTransition(t, segments)
+	}
+	return list, nil
+}
+
+// transitionPage answers with a page of the transitions that ask returns, the newest first. next says, of those that are
+// shown, where the next page begins.
+func (c *call) transitionPage(limit int, ask func(limit int) ([]profiles.Recorded, error), next func([]profiles.Recorded) any) (answer, error) {
+	asOf, err := c.people.AsOf(c.Context()) // before asking: what it says must be true
 	if err != nil {
 		return answer{}, err
 	}
-	return reply(http.StatusOK, p)
+	found, err := ask(limit + 1)
+	if err != nil {
+		return answer{}, err
+	}
+	var p page[transitionJSON]
+	if len(found) > limit {
+		found = found[:limit]
+		cursor, err := c.sealCursor(next(found))
+		if err != nil {
+			return answer{}, err
+		}
+		p.NextCursor, p.HasMore = &cursor, true
+	}
+	if p.Data, err = c.showTransitions(found); err != nil {
+		return answer{}, err
+	}
+	return reply(http.StatusOK, freshPage[transitionJSON]{p, unlessZero(asOf)})
 }
 
 func segmentsIn(list []profiles.Recorded) (ids []int64) {
@@ -231,17 +254,37 @@ func segmentsIn(list []profiles.Recorded) (ids []int64) {
 
 func listProfileTransitions(c *call) (answer, error) {
 	var before profiles.Moment
-	limit, _, err := c.paging(&before)
+	limit, q, err := c.paging(&before, "segment")
 	if err != nil {
 		return answer{}, err
+	}
+	var segment int64
+	if q.Has("segment") {
+		if segment, err = c.segmentFilter(q.Get("segment")); err != nil {
+			return answer{}, err
+		}
 	}
 	p, err := c.find()
 	if err != nil {
 		return answer{}, err
 	}
-	found, err := c.people.TransitionsOfProfile(c.Context(), p, before, limit+1)
-	if err != nil {
-		return answer{}, err
+	return c.transitionPage(limit, func(limit int) ([]profiles.Recorded, error) {
+		return c.people.TransitionsOfProfile(c.Context(), p, segment, before, limit)
+	}, func(shown []profiles.Recorded) any { return shown[len(shown)-1].At })
+}
+
+// segmentFilter reads the key or id of a segment whose transitions are asked for. It may be gone, then only its id is known.
+func (c *call) segmentFilter(s string) (int64, error) {
+	if id, ok := parseID(segmentID, s); ok {
+		return id, nil
 	}
-	return c.transitionPage(found, limit)
+	wrong := badParameter("segment", "must be the key or the id of a segment")
+	if !humanKey.MatchString(s) {
+		return 0, wrong
+	}
+	seg, err := c.segments.Find(c.Context(), c.workspace(), profiles.SegmentRef{Key: s})
+	if missing(err) {
+		return 0, wrong
+	}
+	return seg.ID, err
 }

@@ -150,7 +150,7 @@ func TestListsGoThroughAllLanes(t *testing.T) {
 	fmt.Sscanf(w.acme.things["source"], "src_%d", &source)
 	for i := range 40 {
 		p := w.person(w.acme, person{user: fmt.Sprint("u", i), lastSeen: at(i), member: id})
-		w.transition(w.acme, p, id, true, source, fmt.Sprint("m", i), at(i%7))
+		w.transition(w.acme, p, id, true, source, fmt.Sprint("m", i), at(i/6))
 		everybody[p.String()] = true
 	}
 	for _, path := range []string{"/api/v1/profiles", "/api/v1/segments/" + segment + "/members"} {

@@ -95,6 +95,10 @@ func listSegments(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	asOf, err := c.people.AsOf(c.Context()) // before counting: what it says must be true
+	if err != nil {
+		return answer{}, err
+	}
 	found, err := c.segments.List(c.Context(), c.workspace(), after, limit+1)
 	if err != nil {
 		return answer{}, err
@@ -103,7 +107,7 @@ func listSegments(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return reply(http.StatusOK, p)
+	return reply(http.StatusOK, freshPage[segmentJSON]{p, unlessZero(asOf)})
 }
 
 func createSegment(c *call) (answer, error) {
@@ -217,27 +221,6 @@ func listMembers(c *call) (answer, error) {
 		return answer{}, err
 	}
 	return reply(http.StatusOK, freshPage[memberJSON]{p, unlessZero(s.AsOf)})
-}
-
-func listSegmentTransitions(c *call) (answer, error) {
-	var before profiles.Moment
-	limit, _, err := c.paging(&before)
-	if err != nil {
-		return answer{}, err
-	}
-	ref, err := c.segmentRef()
-	if err != nil {
-		return answer{}, err
-	}
-	s, err := c.segments.Get(c.Context(), c.workspace(), ref)
-	if err != nil {
-		return answer{}, err
-	}
-	found, err := c.people.TransitionsOfSegment(c.Context(), c.workspace(), s.ID, before, limit+1)
-	if err != nil {
-		return answer{}, err
-	}
-	return c.transitionPage(found, limit)
 }
 
 // aboutRule turns what is wrong with a rule into what is wrong with the body it came in.

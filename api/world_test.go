@@ -239,6 +239,8 @@ func (w *world) person(tn tenant, p person) profiles.Key {
 		key := tn.Secret.Key(profiles.Identifier{Kind: profiles.Email, Value: strings.ToLower(p.email)})
 		w.exec(`INSERT INTO lookups (lane, workspace_id, key, profile_id) VALUES ($1, $2, $3, $4)`, lane, tn.ID, key, root)
 	}
+	w.exec(`INSERT INTO profile_counts AS c (lane, workspace_id, profiles) VALUES ($1, $2, 1)
+		ON CONFLICT (lane, workspace_id) DO UPDATE SET profiles = c.profiles + 1`, lane, tn.ID)
 	w.exec(`INSERT INTO profiles (lane, workspace_id, id, state, last_seen_at, updated_at) VALUES ($1, $2, $3, $4, $5, now())`,
 		lane, tn.ID, root, profiles.AppendProfile(nil, profile), p.lastSeen)
 	return root
@@ -257,6 +259,7 @@ func (w *world) transition(tn tenant, p profiles.Key, segment int64, entered boo
 	w.exec(`INSERT INTO transitions (lane, seq, at, workspace_id, segment_id, profile_id, entered, cause, cause_source_id, cause_message_id, cause_message_key)
 		SELECT $1, coalesce(max(seq), 0) + 1, $2, $3, $4, $5, $6, 'event', $7, $8, $9 FROM transitions WHERE lane = $1`,
 		p.Lane(lanes), when, tn.ID, segment, p, entered, source, messageID, profiles.MessageKey(messageID))
+	w.exec(`UPDATE lanes SET transition_seq = (SELECT max(seq) FROM transitions WHERE lane = $1) WHERE lane = $1`, p.Lane(lanes))
 }
 
 func (w *world) failed(tn tenant, source int32, messageID, stage string, message []byte) string {

@@ -171,6 +171,55 @@ func TestAFailedMigrationLeavesTheVersionBeforeIt(t *testing.T) {
 	}
 }
 
+// What is counted from now on is counted for what is there already.
+func TestHistoryCountsWhatWasThereBefore(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	databaseURL := pgtest.Empty(t)
+	names, err := fs.Glob(migrations.Files, "*.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := fstest.MapFS{}
+	for _, name := range names {
+		if name >= "000007" {
+			continue
+		}
+		text, err := fs.ReadFile(migrations.Files, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before[name] = &fstest.MapFile{Data: text}
+	}
+	if err := migrations.UpFrom(ctx, before, databaseURL); err != nil {
+		t.Fatal(err)
+	}
+	conn := connect(t, databaseURL)
+	for _, sql := range []string{
+		`INSERT INTO workspaces (key, name, secret) VALUES ('a', 'A', 'x')`,
+		`INSERT INTO segments (workspace_id, key, name, rule, behaviours) VALUES (1, 's', 'S', '{}', '{}')`,
+		`INSERT INTO profiles (lane, workspace_id, id, state, last_seen_at, updated_at)
+		SELECT n % 2, 1, gen_random_uuid(), '', now(), now() FROM generate_series(1, 5) AS n`,
+		`INSERT INTO transitions (lane, seq, at, workspace_id, segment_id, profile_id, entered, cause)
+		SELECT 0, n, '2026-03-01T22:30:00Z'::timestamptz + n * '30 min'::interval, 1, CASE WHEN n = 7 THEN 99 ELSE 1 END, gen_random_uuid(), n <> 2, 'event'
+		FROM generate_series(1, 7) AS n`,
+	} {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	up(t, databaseURL)
+	for query, want := range map[string]string{
+		`SELECT string_agg(concat_ws(' ', lane, segment_id, day, entered, "left"), ', ' ORDER BY day) FROM segment_days`: "0 1 2026-03-01 1 1, 0 1 2026-03-02 4 0",
+		`SELECT string_agg(concat_ws(' ', lane, workspace_id, profiles), ', ' ORDER BY lane) FROM profile_counts`:        "0 1 2, 1 1 3",
+	} {
+		var got string
+		if err := conn.QueryRow(ctx, query).Scan(&got); err != nil || got != want {
+			t.Errorf("got %q, %v; want %q", got, err, want)
+		}
+	}
+}
+
 func TestADatabaseFromTheFutureIsRefused(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()

@@ -472,6 +472,7 @@ func (s *Store) removeSegment(ctx context.Context, id int64) error {
 		}
 		for _, query := range []string{
 			`DELETE FROM segment_counts WHERE segment_id = $1`,
+			`DELETE FROM segment_days WHERE segment_id = $1`,
 			`DELETE FROM lane_segments WHERE segment_id = $1`,
 			`DELETE FROM segments WHERE id = $1`,
 		} {

@@ -121,7 +121,10 @@ func (r *Reader) List(ctx context.Context, workspace int32, after Place, limit i
 
 // Count returns how many profiles a workspace has.
 func (r *Reader) Count(ctx context.Context, workspace int32) (n int64, err error) {
-	const query = `SELECT count(*) FROM profiles WHERE lane = ANY (@lanes) AND workspace_id = @workspace`
+	const query = `
+		SELECT coalesce(sum(profiles), 0)::bigint
+		FROM profile_counts
+		WHERE lane = ANY (@lanes) AND workspace_id = @workspace`
 	err = r.db.QueryRow(ctx, query, pgx.StrictNamedArgs{"lanes": laneList(r.lanes), "workspace": workspace}).Scan(&n)
 	if err != nil {
 		return 0, fmt.Errorf("count profiles: %w", err)
@@ -256,41 +259,16 @@ type Recorded struct {
 	Cause   Cause
 }
 
-// TransitionsOfSegment returns at most limit enterings and leavings of a segment from before a moment, the newest first.
-func (r *Reader) TransitionsOfSegment(ctx context.Context, workspace int32, segment int64, before Moment, limit int) ([]Recorded, error) {
-	const query = `
-		SELECT t.at, l.lane, t.seq, t.segment_id, t.profile_id, t.entered, t.cause, t.cause_source_id, t.cause_message_id
-		FROM unnest(@lanes::smallint[]) AS l (lane)
-		CROSS JOIN LATERAL (
-			SELECT at, seq, segment_id, profile_id, entered, cause, cause_source_id, cause_message_id
-			FROM transitions
-			WHERE lane = l.lane AND segment_id = @segment AND workspace_id = @workspace
-				AND at <= coalesce(@at::timestamptz, 'infinity')
-				AND (at, lane, seq) < (coalesce(@at::timestamptz, 'infinity'), @at_lane, @at_seq)
-			ORDER BY at DESC, seq DESC
-			LIMIT @limit) AS t
-		ORDER BY t.at DESC, l.lane DESC, t.seq DESC
-		LIMIT @limit`
-	rows, _ := r.db.Query(ctx, query, before.args(pgx.StrictNamedArgs{ // err: below
-		"workspace": workspace, "segment": segment, "lanes": laneList(r.lanes), "limit": limit,
-	}))
-	list, err := pgx.CollectRows(rows, scanRecorded)
-	if err != nil {
-		return nil, fmt.Errorf("list transitions of segment %d: %w", segment, err)
-	}
-	return list, nil
-}
-
 // TransitionsOfProfile returns at most limit enterings and leavings of a profile from before a moment, the newest first,
-// and with them those of the profiles that were merged into it.
-func (r *Reader) TransitionsOfProfile(ctx context.Context, p *Profile, before Moment, limit int) ([]Recorded, error) {
+// and with them those of the profiles that were merged into it: of one segment or, if that is 0, of all.
+func (r *Reader) TransitionsOfProfile(ctx context.Context, p *Profile, segment int64, before Moment, limit int) ([]Recorded, error) {
 	const query = `
 		SELECT t.at, f.lane, t.seq, t.segment_id, t.profile_id, t.entered, t.cause, t.cause_source_id, t.cause_message_id
 		FROM unnest(@lanes::smallint[], @keys::uuid[]) AS f (lane, key)
 		CROSS JOIN LATERAL (
 			SELECT at, seq, segment_id, profile_id, entered, cause, cause_source_id, cause_message_id
 			FROM transitions
-			WHERE lane = f.lane AND workspace_id = @workspace AND profile_id = f.key
+			WHERE lane = f.lane AND workspace_id = @workspace AND profile_id = f.key AND (@segment::bigint = 0 OR segment_id = @segment)
 				AND at <= coalesce(@at::timestamptz, 'infinity')
 				AND (at, lane, seq) < (coalesce(@at::timestamptz, 'infinity'), @at_lane, @at_seq)
 			ORDER BY at DESC, seq DESC
@@ -302,7 +280,7 @@ func (r *Reader) TransitionsOfProfile(ctx context.Context, p *Profile, before Mo
 		lanes, keys = append(lanes, int16(p.ID.Lane(r.lanes))), append(keys, p.ID)
 	}
 	rows, _ := r.db.Query(ctx, query, before.args(pgx.StrictNamedArgs{ // err: below
-		"workspace": p.Workspace, "lanes": lanes, "keys": keys, "limit": limit,
+		"workspace": p.Workspace, "lanes": lanes, "keys": keys, "segment": segment, "limit": limit,
 	}))
 	list, err := pgx.CollectRows(rows, scanRecorded)
 	if err != nil {

@@ -206,6 +206,23 @@ func (s *Segments) Get(ctx context.Context, workspace int32, ref SegmentRef) (St
 	return one[0], nil
 }
 
+// Find returns how a segment is called, or [ErrNotFound].
+func (s *Segments) Find(ctx context.Context, workspace int32, ref SegmentRef) (activation.Segment, error) {
+	const query = `
+		SELECT id, key, name
+		FROM segments
+		WHERE workspace_id = @workspace AND (key = @key OR @key = '' AND id = @id)`
+	rows, _ := s.db.Query(ctx, query, pgx.StrictNamedArgs{"workspace": workspace, "key": ref.Key, "id": ref.ID}) // err: below
+	seg, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[activation.Segment])
+	if errors.Is(err, pgx.ErrNoRows) {
+		return activation.Segment{}, ErrNotFound
+	}
+	if err != nil {
+		return activation.Segment{}, fmt.Errorf("find segment: %w", err)
+	}
+	return seg, nil
+}
+
 // List returns at most limit segments of a workspace whose ids are larger than after, in the order of their ids.
 func (s *Segments) List(ctx context.Context, workspace int32, after int64, limit int) ([]StoredSegment, error) {
 	const query = selectSegment + `

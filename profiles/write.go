@@ -68,13 +68,18 @@ func (l *Lane) writeProfiles(batch *pgx.Batch, now time.Time, out *Outcome) {
 	var states [][]byte
 	var due []*time.Time
 	var seen []time.Time
+	change := map[int32]int64{} // of how many there are
 	for _, ref := range slices.SortedFunc(maps.Keys(out.Profiles), compareRefs) {
 		p := out.Profiles[ref]
 		if p == nil {
 			if out.Before[ref] != nil {
 				goneWorkspaces, gone = append(goneWorkspaces, ref.Workspace), append(gone, ref.Key)
+				change[ref.Workspace]--
 			}
 			continue
+		}
+		if out.Before[ref] == nil {
+			change[ref.Workspace]++
 		}
 		workspaces, ids = append(workspaces, ref.Workspace), append(ids, ref.Key)
 		states = append(states, AppendProfile(nil, p))
@@ -101,6 +106,25 @@ func (l *Lane) writeProfiles(batch *pgx.Batch, now time.Time, out *Outcome) {
 	if len(gone) > 0 {
 		batch.Queue(remove, pgx.StrictNamedArgs{"lane": l.number, "workspaces": goneWorkspaces, "ids": gone})
 	}
+	l.countProfiles(batch, change)
+}
+
+func (l *Lane) countProfiles(batch *pgx.Batch, change map[int32]int64) {
+	maps.DeleteFunc(change, func(_ int32, n int64) bool { return n == 0 })
+	if len(change) == 0 {
+		return
+	}
+	const count = `
+		INSERT INTO profile_counts AS c (lane, workspace_id, profiles)
+		SELECT @lane, workspace_id, change
+		FROM unnest(@workspaces::integer[], @changes::bigint[]) AS t (workspace_id, change)
+		ON CONFLICT (lane, workspace_id) DO UPDATE SET profiles = c.profiles + excluded.profiles`
+	var workspaces []int32
+	var by []int64
+	for _, id := range slices.Sorted(maps.Keys(change)) {
+		workspaces, by = append(workspaces, id), append(by, change[id])
+	}
+	batch.Queue(count, pgx.StrictNamedArgs{"lane": l.number, "workspaces": workspaces, "changes": by})
 }
 
 func (l *Lane) writeLookups(batch *pgx.Batch, out *Outcome) {
@@ -327,6 +351,34 @@ func (l *Lane) writeMemberships(batch *pgx.Batch, out *Outcome) {
 		segments, by = append(segments, id), append(by, change[id])
 	}
 	batch.Queue(count, pgx.StrictNamedArgs{"lane": l.number, "segments": segments, "changes": by})
+	l.countDays(batch, out.Transitions)
+}
+
+// countDays adds to how many entered and left each segment on a day. The transitions of a step are of one moment.
+func (l *Lane) countDays(batch *pgx.Batch, transitions []Transition) {
+	const count = `
+		INSERT INTO segment_days AS d (lane, segment_id, day, entered, "left")
+		SELECT @lane, segment_id, @day, entered, gone
+		FROM unnest(@segments::bigint[], @entered::bigint[], @left::bigint[]) AS t (segment_id, entered, gone)
+		ON CONFLICT (lane, segment_id, day) DO UPDATE
+		SET entered = d.entered + excluded.entered, "left" = d."left" + excluded."left"`
+	type moves struct{ entered, left int64 }
+	bySegment := map[int64]moves{}
+	for _, t := range transitions {
+		m := bySegment[t.Segment]
+		if t.Entered {
+			m.entered++
+		} else {
+			m.left++
+		}
+		bySegment[t.Segment] = m
+	}
+	var segments, entered, left []int64
+	for _, id := range slices.Sorted(maps.Keys(bySegment)) {
+		segments, entered, left = append(segments, id), append(entered, bySegment[id].entered), append(left, bySegment[id].left)
+	}
+	day := time.UnixMilli(transitions[0].At).UTC().Truncate(24 * time.Hour)
+	batch.Queue(count, pgx.StrictNamedArgs{"lane": l.number, "day": day, "segments": segments, "entered": entered, "left": left})
 }
 
 func (l *Lane) writeTransitions(batch *pgx.Batch, out *Outcome, t *tally) {
