@@ -11,6 +11,7 @@ package api
 import (
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
@@ -34,6 +35,9 @@ type Config struct {
 	Metrics      http.Handler // of /metrics
 	Registerer   prometheus.Registerer
 	Log          *slog.Logger
+
+	Stopping  <-chan struct{} // closed when the server is about to stop: live feeds end then. nil: it never does
+	Heartbeat time.Duration   // of live feeds in which nothing happens: 15 s
 }
 
 // API is the management API.
@@ -41,6 +45,7 @@ type API struct {
 	pool   *pgxpool.Pool
 	stores stores
 	guard  *guard
+	live   *liveFeeds
 	log    *slog.Logger
 }
 
@@ -80,7 +85,9 @@ type route struct {
 	method, pattern string
 	scope           Scope
 	handle          handler
-	changesNothing  bool // so that there is nothing in it to be done only once
+	stream          streamer      // instead of handle
+	changesNothing  bool          // so that there is nothing in it to be done only once
+	patience        time.Duration // how long it may take; zero: as long as any
 }
 
 // routes are all the operations there are under /api/v1.
@@ -120,6 +127,7 @@ var routes = []route{
 	{method: "DELETE", pattern: "/segments/{segment}", scope: Write, handle: deleteSegment},
 	{method: "GET", pattern: "/segments/{segment}/members", scope: Read, handle: listMembers},
 	{method: "GET", pattern: "/segments/{segment}/transitions", scope: Read, handle: listSegmentTransitions},
+	{method: "GET", pattern: "/segments/{segment}/transitions/live", scope: Read, stream: followSegment},
 	{method: "GET", pattern: "/segments/{segment}/history", scope: Read, handle: getSegmentHistory},
 
 	{method: "GET", pattern: "/destinations", scope: Read, handle: listDestinations},
@@ -156,7 +164,7 @@ func New(cfg Config) chi.Router {
 	s := stores{
 		pool: cfg.Pool, lanes: cfg.Lanes, destinations: cfg.Destinations, replayer: cfg.Replayer, committer: cfg.Committer,
 	}.in(cfg.Pool)
-	a := &API{pool: cfg.Pool, stores: s, guard: newGuard(s.keys), log: cfg.Log}
+	a := &API{pool: cfg.Pool, stores: s, guard: newGuard(s.keys), live: newLiveFeeds(s.people, cfg), log: cfg.Log}
 
 	r := chi.NewRouter()
 	r.Use(identifyRequests, measure(cfg.Registerer), RecoverPanics(cfg.Log), middleware.GetHead)

@@ -49,6 +49,7 @@ var theContract = sync.OnceValues(func() (*contract, error) {
 			}
 		}
 	}
+	openapi3filter.RegisterBodyDecoder("application/x-ndjson", openapi3filter.PlainBodyDecoder)
 	router, err := gorillamux.NewRouter(doc)
 	return &contract{doc, router}, err
 })

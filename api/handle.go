@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -26,7 +27,7 @@ import (
 	"github.com/mubatch/mubatch/profiles/rule"
 )
 
-// timeout is how long a request may take.
+// timeout is how long a request may take, unless its route has more patience.
 const timeout = 20 * time.Second
 
 // call is a request to be handled: by whom it was sent, what is in it, and what to handle it with.
@@ -95,8 +96,15 @@ func (a answer) write(w http.ResponseWriter, r *http.Request) {
 
 // serve returns the handler of a route: it admits only keys with the scope that the route needs.
 func (a *API) serve(rt route) http.HandlerFunc {
+	if rt.stream != nil {
+		return a.serveStream(rt)
+	}
 	return func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), timeout)
+		patience := cmp.Or(rt.patience, timeout)
+		if patience > timeout {
+			allow(w, patience)
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), patience)
 		defer cancel()
 		r = r.WithContext(ctx)
 		ans, err := a.answer(w, r, rt)
@@ -108,22 +116,10 @@ func (a *API) serve(rt route) http.HandlerFunc {
 }
 
 func (a *API) answer(w http.ResponseWriter, r *http.Request, rt route) (answer, error) {
-	id, err := a.guard.identify(r.Context(), r)
-	if err != nil {
-		var p *problem.Problem
-		if errors.As(err, &p) && p.Status == http.StatusUnauthorized {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="mubatch"`)
-		}
-		return answer{}, err
-	}
-	if !id.may(rt.scope) {
-		return answer{}, errMissingScope(rt.scope)
-	}
-	body, err := readBody(w, r)
+	c, err := a.admit(w, r, rt)
 	if err != nil {
 		return answer{}, err
 	}
-	c := &call{Request: r, stores: a.stores, id: id, body: body}
 	handle := rt.handle
 	if action, ok := actions[rt.method+" "+rt.pattern]; ok {
 		handle = recorded(rt, action)
@@ -132,6 +128,26 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request, rt route) (answer, 
 		return a.once(w, c, keys, handle)
 	}
 	return handle(c)
+}
+
+// admit returns the call that a request makes, if its key has the scope.
+func (a *API) admit(w http.ResponseWriter, r *http.Request, rt route) (*call, error) {
+	id, err := a.guard.identify(r.Context(), r)
+	if err != nil {
+		var p *problem.Problem
+		if errors.As(err, &p) && p.Status == http.StatusUnauthorized {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="mubatch"`)
+		}
+		return nil, err
+	}
+	if !id.may(rt.scope) {
+		return nil, errMissingScope(rt.scope)
+	}
+	body, err := readBody(w, r)
+	if err != nil {
+		return nil, err
+	}
+	return &call{Request: r, stores: a.stores, id: id, body: body}, nil
 }
 
 // explain returns the problem to answer with, and logs err if a person must look.

@@ -10,7 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// measure times every request, by operation and status. What no route matches counts as one operation.
+// measure times every request, by operation and status. What no route matches counts as one operation. Live feeds, which
+// take as long as somebody listens, are left out.
 func measure(reg prometheus.Registerer) func(http.Handler) http.Handler {
 	seconds := promauto.With(reg).NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "mubatch_api_request_duration_seconds",
@@ -21,12 +22,17 @@ func measure(reg prometheus.Registerer) func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			begun := time.Now()
 			wrapped := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+			defer func() { // also if what was begun is broken off
+				if wrapped.Header().Get("Content-Type") == eventStream {
+					return
+				}
+				status := wrapped.Status()
+				if status == 0 {
+					status = http.StatusOK
+				}
+				seconds.WithLabelValues(label(r, status), strconv.Itoa(status)).Observe(time.Since(begun).Seconds())
+			}()
 			next.ServeHTTP(wrapped, r)
-			status := wrapped.Status()
-			if status == 0 {
-				status = http.StatusOK
-			}
-			seconds.WithLabelValues(label(r, status), strconv.Itoa(status)).Observe(time.Since(begun).Seconds())
 		})
 	}
 }

@@ -275,14 +275,15 @@ func listProfileTransitions(c *call) (answer, error) {
 
 // segmentFilter reads the key or id of a segment whose transitions are asked for. It may be gone, then only its id is known.
 func (c *call) segmentFilter(s string) (int64, error) {
-	if id, ok := parseID(segmentID, s); ok {
-		return id, nil
-	}
 	wrong := badParameter("segment", "must be the key or the id of a segment")
-	if !humanKey.MatchString(s) {
+	ref, ok := readSegmentRef(s)
+	switch {
+	case !ok:
 		return 0, wrong
+	case ref.Key == "":
+		return ref.ID, nil
 	}
-	seg, err := c.segments.Find(c.Context(), c.workspace(), profiles.SegmentRef{Key: s})
+	seg, err := c.segments.Find(c.Context(), c.workspace(), ref)
 	if missing(err) {
 		return 0, wrong
 	}

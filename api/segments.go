@@ -53,14 +53,19 @@ func replySegment(status int, s profiles.StoredSegment, err error) (answer, erro
 
 // segmentRef reads the key or id of a segment in the path.
 func (c *call) segmentRef() (profiles.SegmentRef, error) {
-	s := c.param("segment")
-	if id, ok := parseID(segmentID, s); ok {
-		return profiles.SegmentRef{ID: id}, nil
-	}
-	if !humanKey.MatchString(s) {
+	ref, ok := readSegmentRef(c.param("segment"))
+	if !ok {
 		return profiles.SegmentRef{}, errNotFound()
 	}
-	return profiles.SegmentRef{Key: s}, nil
+	return ref, nil
+}
+
+// readSegmentRef reads the key or id of a segment.
+func readSegmentRef(s string) (ref profiles.SegmentRef, ok bool) {
+	if id, ok := parseID(segmentID, s); ok {
+		return profiles.SegmentRef{ID: id}, true
+	}
+	return profiles.SegmentRef{Key: s}, humanKey.MatchString(s)
 }
 
 func etag[T int | int64](revision T) string {

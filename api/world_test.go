@@ -47,6 +47,8 @@ type world struct {
 
 	stopCommits func()
 
+	stop chan struct{} // closed: the server is about to stop
+
 	destinations *activation.Store
 	acme         tenant
 	globex       tenant
@@ -61,7 +63,7 @@ type tenant struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{t: t, pool: pgtest.New(t)}
+	w := &world{t: t, pool: pgtest.New(t), stop: make(chan struct{})}
 	w.replay, w.metrics = &replayer{pool: w.pool}, prometheus.NewRegistry()
 	ring, _, err := activation.NewKeyRing()
 	if err != nil {
@@ -78,7 +80,8 @@ func newWorld(t testing.TB) *world {
 	w.router.Post("/v1/anything-else", func(http.ResponseWriter, *http.Request) {}) // as the collector's are, beside the API
 	w.router.Mount("/", api.New(api.Config{
 		Pool: w.pool, Destinations: w.destinations, Lanes: lanes, Replayer: w.replay, Committer: w.committer, Registerer: w.metrics,
-		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Log:      slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Stopping: w.stop, Heartbeat: time.Second,
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/plain; version=0.0.4")
 			_, _ = io.WriteString(w, "mubatch_up 1\n")

@@ -129,6 +129,7 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 	// HTTP.
 	ready := checks(pool, committer, directory, profiles.NewReader(pool, cfg.lanes))
 	metrics := promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
+	stopping := make(chan struct{})
 	router := chi.NewRouter()
 	router.Use(api.RecoverPanics(log))
 	if cfg.has(roleCollect) {
@@ -145,6 +146,7 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 			Metrics:      metrics,
 			Registerer:   reg,
 			Log:          log,
+			Stopping:     stopping,
 		}))
 	} else {
 		router.Mount("/", api.Health(ready, metrics))
@@ -158,6 +160,8 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 		MaxHeaderBytes:    32 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
+
+	server.RegisterOnShutdown(func() { close(stopping) })
 
 	log.InfoContext(ctx, "serving", "addr", listener.Addr().String(), "roles", cfg.roleList(), "version", version())
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -96,6 +97,60 @@ func TestReadinessTellsThatNobodyAppliesEvents(t *testing.T) {
 	cfg.roles = "flush"
 	startServing(t, cfg)
 	eventually(t, "readiness shows that events are applied", func() bool { return !collecting.degraded() })
+}
+
+// From an event to whoever listens; and a feed that lasts for ever does not keep the server from stopping.
+func TestALiveFeedEndsWithTheServer(t *testing.T) {
+	t.Parallel()
+	redistest.RequireReal(t)
+	pool := pgtest.New(t)
+	_, prefix := redistest.New(t)
+	k, err := seed(t.Context(), pool, keys{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, wrong := configured(map[string]string{
+		"DATABASE_URL": pool.Config().ConnString(), "REDIS_URL": redistest.URL(t), "MUBATCH_ENCRYPTION_KEYS": k.EncryptionKeys,
+		"MUBATCH_REDIS_PREFIX": prefix, "MUBATCH_LANES": "2", "MUBATCH_LOG_LEVEL": "error",
+	})
+	if wrong != nil {
+		t.Fatal(wrong)
+	}
+	s := startServing(t, cfg)
+	ask := func(method, path, body string) *http.Response {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, s.url+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+k.SecretKey)
+		req.Header.Set("Content-Type", "application/json")
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { res.Body.Close() })
+		if res.StatusCode >= 300 {
+			t.Fatalf("%s %s: status %d", method, path, res.StatusCode)
+		}
+		return res
+	}
+	ask("POST", "/api/v1/segments", `{"key":"triers","name":"Triers","rule":{"event":"Tried"}}`)
+	feed := ask("GET", "/api/v1/segments/triers/transitions/live", "").Body
+	s.send(k, "ada", http.StatusOK)
+	lines := bufio.NewScanner(feed)
+	wait := func(text string) {
+		t.Helper()
+		for lines.Scan() {
+			if strings.Contains(lines.Text(), text) {
+				return
+			}
+		}
+		t.Fatalf("the feed has ended without %s: %v", text, lines.Err())
+	}
+	wait(`"change":"entered"`)
+	s.stop()
+	wait(`{"reason":"stopping"}`)
 }
 
 // A link is a way to a Postgres that can be interrupted.
