@@ -121,6 +121,7 @@ var routes = []route{
 
 	{method: "GET", pattern: "/segments", scope: Read, handle: listSegments},
 	{method: "POST", pattern: "/segments", scope: Write, handle: createSegment},
+	{method: "POST", pattern: "/segments/preview", scope: Read, handle: previewSegment, changesNothing: true, patience: countPatience + previewSurplus},
 	{method: "GET", pattern: "/segments/{segment}", scope: Read, handle: getSegment},
 	{method: "PUT", pattern: "/segments/{segment}", scope: Write, handle: replaceSegment},
 	{method: "PATCH", pattern: "/segments/{segment}", scope: Write, handle: updateSegment},
