@@ -118,6 +118,7 @@ var routes = []route{
 	{method: "POST", pattern: "/profiles/{profile}/unmerge", scope: Write, handle: unmergeProfile},
 	{method: "POST", pattern: "/profiles/{profile}/remerge", scope: Write, handle: remergeProfile},
 	{method: "GET", pattern: "/profiles/{profile}/segments", scope: Read, handle: listProfileSegments},
+	{method: "GET", pattern: "/profiles/{profile}/segments/{segment}/explain", scope: Read, handle: explainMembership},
 
 	{method: "GET", pattern: "/segments", scope: Read, handle: listSegments},
 	{method: "POST", pattern: "/segments", scope: Write, handle: createSegment},

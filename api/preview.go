@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	countPatience  = time.Minute     // for counting everybody for whom a rule holds
-	countsAtOnce   = 2               // in this process
-	defaultSample  = 10              // members
+	countPatience  = time.Minute      // for counting everybody for whom a rule holds
+	countsAtOnce   = 2                // in this process
+	defaultSample  = 10               // members
 	previewSurplus = 30 * time.Second // beyond countPatience, until a preview is given up
 )
 

@@ -78,6 +78,9 @@ func (r *Reader) preview(ctx context.Context, workspace int32, ru *rule.Rule, o 
 		return Preview{}, err
 	}
 	t, err := r.trial(ctx, workspace, ru)
+	if err == nil {
+		err = t.checkReferences()
+	}
 	if err != nil {
 		return Preview{}, err
 	}
@@ -227,7 +230,7 @@ type trial struct {
 func (r *Reader) trial(ctx context.Context, workspace int32, ru *rule.Rule) (*trial, error) {
 	t := &trial{reader: r, workspace: workspace, rule: ru, now: time.Now()}
 	var err error
-	if t.segments, err = r.referred(ctx, workspace, ru); err != nil {
+	if t.segments, err = r.referred(ctx, workspace, ru.Segments()); err != nil {
 		return nil, err
 	}
 	if t.ids, err = r.foldedBehaviours(ctx, workspace, ru); err != nil {
@@ -241,10 +244,9 @@ func (r *Reader) trial(ctx context.Context, workspace int32, ru *rule.Rule) (*tr
 	return t, nil
 }
 
-// referred returns the ids of the segments that a rule refers to.
-func (r *Reader) referred(ctx context.Context, workspace int32, ru *rule.Rule) (map[string]int64, error) {
+// referred returns the ids of the segments with these keys. Those that there are not are missing.
+func (r *Reader) referred(ctx context.Context, workspace int32, keys []string) (map[string]int64, error) {
 	ids := map[string]int64{}
-	keys := ru.Segments()
 	if len(keys) == 0 {
 		return ids, nil
 	}
@@ -262,24 +264,29 @@ func (r *Reader) referred(ctx context.Context, workspace int32, ru *rule.Rule) (
 	if err != nil {
 		return nil, fmt.Errorf("find segments: %w", err)
 	}
-	if len(ids) == len(keys) {
-		return ids, nil
+	return ids, nil
+}
+
+// checkReferences returns a [*rule.Error] if the rule refers to segments that there are not.
+func (t *trial) checkReferences() error {
+	if len(t.segments) == len(t.rule.Segments()) {
+		return nil
 	}
-	canonical, err := ru.MarshalJSON()
+	canonical, err := t.rule.MarshalJSON()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var root any
 	if err := json.Unmarshal(canonical, &root); err != nil {
-		return nil, err
+		return err
 	}
 	wrong := &rule.Error{}
 	walkReferences("#", root, func(pointer, key string) {
-		if _, found := ids[key]; !found {
+		if _, found := t.segments[key]; !found {
 			wrong.Problems = append(wrong.Problems, rule.Problem{Pointer: pointer, Detail: "no segment has this key"})
 		}
 	})
-	return nil, wrong
+	return wrong
 }
 
 // walkReferences calls fn with every reference to a segment in a decoded rule, and where it is.
