@@ -20,7 +20,7 @@ const (
 )
 
 // Check is one thing that /readyz looks at. Probe gives a reason, written for operators and without secrets, unless all
-// is well; it is asked at most twice a second, and given up on after two seconds.
+// is well and there is no number to tell; it is asked at most twice a second, and given up on after two seconds.
 type Check struct {
 	Name  string
 	Probe func(ctx context.Context) (state Readiness, reason string)

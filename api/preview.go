@@ -37,7 +37,7 @@ type sampledJSON struct {
 	ProfileID   profiles.Key              `json:"profile_id"`
 	Identifiers []profiles.Identifier     `json:"identifiers"`
 	Traits      map[string]jsontext.Value `json:"traits"`
-	LastSeenAt  timestamp                 `json:"last_seen_at"`
+	LastSeenAt  *timestamp                `json:"last_seen_at"`
 }
 
 // counting bounds how many previews go through everybody at once.

@@ -23,6 +23,7 @@ type FlushConfig struct {
 	MaxBytes   int           // of a µbatch: 4 MiB
 	TrimLag    time.Duration // how long applied entries are kept in Redis: 1 min
 	Timeout    time.Duration // of one µbatch: 30 s
+	Measure    time.Duration // how often the lag is measured for the metrics: 5 s
 }
 
 func (c FlushConfig) withDefaults() FlushConfig {
@@ -31,6 +32,7 @@ func (c FlushConfig) withDefaults() FlushConfig {
 	c.MaxBytes = cmp.Or(c.MaxBytes, 4<<20)
 	c.TrimLag = cmp.Or(c.TrimLag, time.Minute)
 	c.Timeout = cmp.Or(c.Timeout, 30*time.Second)
+	c.Measure = cmp.Or(c.Measure, 5*time.Second)
 	return c
 }
 
@@ -47,6 +49,7 @@ type Flusher struct {
 	committer *Committer // for what lanes tell each other
 	log       *slog.Logger
 	metrics   flushMetrics
+	lag       *lag
 
 	definitions atomic.Pointer[string] // the newest fingerprint
 	doubt       sync.Mutex             // held by the one lane in doubt that is at work
@@ -71,6 +74,7 @@ func NewFlusher(cfg FlushConfig, stream *Stream, committer *Committer, store *pr
 		stream:    stream,
 		committer: committer,
 		log:       log,
+		lag:       newLag(stream, store, reg),
 		asOf:      map[int]time.Time{},
 		news:      map[int]time.Time{},
 		metrics: flushMetrics{
@@ -105,6 +109,7 @@ func NewFlusher(cfg FlushConfig, stream *Stream, committer *Committer, store *pr
 func (f *Flusher) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	running := map[int]*owned{}
+	wg.Go(func() { f.lag.run(ctx, f.cfg.Measure) })
 	tick := time.NewTicker(min(f.cfg.Lease/6, time.Second))
 	defer tick.Stop()
 	for {
@@ -253,6 +258,7 @@ func (f *Flusher) takenUp(lane int) {
 }
 
 func (f *Flusher) left(lane int) {
+	f.lag.left(lane)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.asOf, lane)

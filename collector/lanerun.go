@@ -65,6 +65,7 @@ func (r *laneRun) run(ctx context.Context, lease profiles.Lease) (err error) {
 	}
 	r.doubt = lease.Unclean && !r.owned.trusted || r.lane.Doubt().Attempts > 0
 	r.cursor, r.redis = Offset(r.lane.Offset()), r.lane.RunID()
+	r.lag.begin(lease.Lane, r.cursor)
 	unheard, err := r.lane.Unheard(work)
 	if err != nil {
 		return err
@@ -148,6 +149,7 @@ func (r *laneRun) read(ctx context.Context, block time.Duration) error {
 		return err
 	}
 	r.cursor = entries[len(entries)-1].Offset
+	r.lag.applied(r.lane.Number(), r.cursor, len(entries), len(b.Messages))
 	if !b.AsOf.IsZero() {
 		r.upTo = asked
 		r.appliedUpTo(r.lane.Number(), asked)
@@ -302,6 +304,7 @@ func (r *laneRun) look(ctx context.Context) error {
 			return err
 		}
 		r.cursor, r.applied, r.redis = Offset{}, nil, state.RunID
+		r.lag.begin(r.lane.Number(), r.cursor)
 	}
 	r.connections, r.looked = connections, time.Now()
 	return nil
@@ -434,10 +437,12 @@ func (r *laneRun) readOneByOne(ctx context.Context) (more bool, err error) {
 			return false, err
 		}
 	}
+	messages := len(whole.Messages)
 	whole.Messages = nil
 	if err := r.flush(ctx, whole); err != nil {
 		return false, err
 	}
 	r.cursor = entries[0].Offset
+	r.lag.applied(r.lane.Number(), r.cursor, 1, messages)
 	return true, nil
 }

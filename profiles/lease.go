@@ -145,3 +145,26 @@ func (s *Store) CaughtUp(ctx context.Context, asOf map[int]time.Time) error {
 	}
 	return nil
 }
+
+// Due tells how many profiles of some lanes should have been looked at by now because a membership may have changed by
+// itself, of which it counts at most so many a lane, and how long the first of them has been waiting.
+func (s *Store) Due(ctx context.Context, lanes []int, most int) (n int64, oldest time.Duration, err error) {
+	return due(ctx, s.pool, lanes, most)
+}
+
+func due(ctx context.Context, db database, lanes []int, most int) (n int64, oldest time.Duration, err error) {
+	const query = `
+		SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(d.due_at)), 0)::float8
+		FROM unnest(@lanes::smallint[]) AS l (lane)
+		CROSS JOIN LATERAL (
+			SELECT due_at
+			FROM profiles
+			WHERE lane = l.lane AND due_at <= clock_timestamp()
+			ORDER BY due_at
+			LIMIT @most) AS d`
+	var seconds float64
+	if err := db.QueryRow(ctx, query, pgx.StrictNamedArgs{"lanes": lanes, "most": most}).Scan(&n, &seconds); err != nil {
+		return 0, 0, fmt.Errorf("look for due profiles: %w", err)
+	}
+	return n, time.Duration(max(seconds, 0) * float64(time.Second)), nil
+}

@@ -23,6 +23,17 @@ func NewReader(db database, lanes int) *Reader { return &Reader{db: db, lanes: l
 // AsOf returns the moment up to which every accepted event is in the answers of the reader, or zero if nobody knows.
 func (r *Reader) AsOf(ctx context.Context) (time.Time, error) { return asOf(ctx, r.db, r.lanes) }
 
+// TimersLate returns how long the first profile has been waiting in which a membership may have changed by itself; 0 if none
+// has.
+func (r *Reader) TimersLate(ctx context.Context) (time.Duration, error) {
+	lanes := make([]int, r.lanes)
+	for i := range lanes {
+		lanes[i] = i
+	}
+	_, oldest, err := due(ctx, r.db, lanes, 1)
+	return oldest, err
+}
+
 // ByID returns the profile of an id, which may be the key of any identifier that belongs to it, or [ErrNotFound].
 func (r *Reader) ByID(ctx context.Context, workspace int32, id Key) (*Profile, error) {
 	root, err := r.root(ctx, workspace, id)

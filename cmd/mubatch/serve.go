@@ -332,15 +332,19 @@ func checks(pool *pgxpool.Pool, committer *collector.Committer, directory *colle
 			ctx, cancel := context.WithTimeout(ctx, patience)
 			defer cancel()
 			asOf, err := people.AsOf(ctx)
+			late, alsoErr := people.TimersLate(ctx)
 			switch lag := time.Since(asOf); {
-			case err != nil:
+			case err != nil || alsoErr != nil:
 				return api.Degraded, "nobody knows how far events have been applied: Postgres does not answer"
 			case asOf.IsZero():
 				return api.Degraded, "some lanes have never been taken: does a process have the role flush?"
 			case lag > bearable:
 				return api.Degraded, fmt.Sprintf("events are applied %.0f s behind: does a process have the role flush, and keep up?", lag.Seconds())
+			case late > bearable:
+				return api.Degraded, fmt.Sprintf("memberships that end by themselves do so %.0f s late", late.Seconds())
+			default:
+				return api.Ready, fmt.Sprintf("events are applied up to %.1f s ago", lag.Seconds())
 			}
-			return api.Ready, ""
 		}},
 	}
 }

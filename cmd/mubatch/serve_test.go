@@ -97,6 +97,9 @@ func TestReadinessTellsThatNobodyAppliesEvents(t *testing.T) {
 	cfg.roles = "flush"
 	startServing(t, cfg)
 	eventually(t, "readiness shows that events are applied", func() bool { return !collecting.degraded() })
+	if _, text := collecting.ready(); !strings.Contains(text, "events are applied up to ") {
+		t.Errorf("readiness does not tell how far: %s", text)
+	}
 }
 
 // From an event to whoever listens; and a feed that lasts for ever does not keep the server from stopping.
