@@ -53,6 +53,7 @@ type Flusher struct {
 
 	definitions atomic.Pointer[string] // the newest fingerprint
 	doubt       sync.Mutex             // held by the one lane in doubt that is at work
+	chores      *chores
 
 	mu   sync.Mutex
 	asOf map[int]time.Time // of the lanes owned; their taking up, while nothing else is known
@@ -62,6 +63,7 @@ type Flusher struct {
 type flushMetrics struct {
 	messages *prometheus.CounterVec
 	seconds  prometheus.Histogram
+	timers   prometheus.Counter
 	lanes    prometheus.Gauge
 	oldest   prometheus.Gauge
 }
@@ -75,6 +77,7 @@ func NewFlusher(cfg FlushConfig, stream *Stream, committer *Committer, store *pr
 		committer: committer,
 		log:       log,
 		lag:       newLag(stream, store, reg),
+		chores:    newChores(),
 		asOf:      map[int]time.Time{},
 		news:      map[int]time.Time{},
 		metrics: flushMetrics{
@@ -86,6 +89,10 @@ func NewFlusher(cfg FlushConfig, stream *Stream, committer *Committer, store *pr
 				Name:    "mubatch_collector_flush_duration_seconds",
 				Help:    "Time to apply one µbatch.",
 				Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
+			}),
+			timers: prometheus.NewCounter(prometheus.CounterOpts{
+				Name: "mubatch_collector_expired_timers_total",
+				Help: "Profiles re-evaluated because a membership of theirs may have ended or begun by itself.",
 			}),
 			lanes: prometheus.NewGauge(prometheus.GaugeOpts{
 				Name: "mubatch_collector_owned_lanes",
@@ -100,7 +107,7 @@ func NewFlusher(cfg FlushConfig, stream *Stream, committer *Committer, store *pr
 	for _, result := range []string{"applied", "duplicate", "failed"} {
 		f.metrics.messages.WithLabelValues(result)
 	}
-	reg.MustRegister(f.metrics.messages, f.metrics.seconds, f.metrics.lanes, f.metrics.oldest)
+	reg.MustRegister(f.metrics.messages, f.metrics.seconds, f.metrics.timers, f.metrics.lanes, f.metrics.oldest)
 	return f
 }
 

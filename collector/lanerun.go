@@ -25,8 +25,22 @@ type laneRun struct {
 	looked      time.Time // when that was
 	redis       string    // the one the cursor belongs to
 	doubt       bool      // the last owner may have died of a message
-	buildAt     time.Time // not before: the last attempt went wrong
+	buildAt     time.Time // not before: there was nothing to do, or it went wrong
+	waiting     time.Time // since when there are timers or builds to be done; zero: there are none
 	applied     []mark    // offsets on their way to being trimmed
+
+	reading  bool         // a read is under way
+	arrivals chan arrival // brings what it has read
+	reset    int          // how often the cursor was set back; what was read before is of no use
+}
+
+// arrival is what a read of the stream has brought.
+type arrival struct {
+	asked   time.Time
+	block   time.Duration
+	reset   int
+	entries []Entry
+	err     error
 }
 
 // mark is an offset and when it was committed.
@@ -36,10 +50,10 @@ type mark struct {
 }
 
 const (
-	timersAtOnce = 1000             // due profiles a transaction
-	lookEvery    = 5 * time.Second  // at the state of the stream
-	markEvery    = 10 * time.Second // an offset is noted for trimming
-	buildAgain   = 10 * time.Second // after an attempt that went wrong
+	lookEvery  = 5 * time.Second       // at the state of the stream
+	markEvery  = 10 * time.Second      // an offset is noted for trimming
+	buildAgain = 10 * time.Second      // after an attempt that went wrong
+	buildPoll  = 50 * time.Millisecond // when another lane is awaited
 
 	idleRead = 500 * time.Millisecond // how long a read waits for messages, and so how stale an idle lane's as_of may be
 )
@@ -60,7 +74,7 @@ func (r *laneRun) run(ctx context.Context, lease profiles.Lease) (err error) {
 		}
 		r.owned.survived = false
 	}
-	if _, err := r.ring(ctx); err != nil { // also while there is no Redis
+	if err := r.ringFirst(ctx); err != nil {
 		return err
 	}
 	r.doubt = lease.Unclean && !r.owned.trusted || r.lane.Doubt().Attempts > 0
@@ -73,6 +87,13 @@ func (r *laneRun) run(ctx context.Context, lease profiles.Lease) (err error) {
 	if err := r.publish(ctx, unheard); err != nil {
 		return err
 	}
+	r.arrivals = make(chan arrival, 1)
+	defer func() {
+		r.wait(false)
+		if r.reading {
+			<-r.arrivals
+		}
+	}()
 	for ctx.Err() == nil && r.owned.held() {
 		if err := r.turn(ctx); err != nil {
 			return err
@@ -82,35 +103,97 @@ func (r *laneRun) run(ctx context.Context, lease profiles.Lease) (err error) {
 	return nil
 }
 
-// turn does what the lane has to do next, and waits for messages if there is nothing else.
+// ringFirst re-evaluates some of whom are due before the stream is looked at, and all of them while there is no Redis.
+func (r *laneRun) ringFirst(ctx context.Context) error {
+	for ctx.Err() == nil && r.owned.held() {
+		rung, err := r.ring(ctx)
+		if err != nil || !rung || r.committer.Health().Ready {
+			return err
+		}
+		r.owned.extend(r.lane.Until())
+	}
+	return nil
+}
+
+// turn does what the lane has to do next, and waits for it if there is nothing. Messages go first, but chores are not put
+// off for ever.
 func (r *laneRun) turn(ctx context.Context) error {
 	if newest := r.definitions.Load(); newest != nil && *newest != r.lane.Fingerprint() {
 		if err := r.refresh(ctx); err != nil {
 			return err
 		}
 	}
-	rung, err := r.ring(ctx)
-	if err != nil {
-		return err
-	}
 	if err := r.look(ctx); err != nil {
 		return err
 	}
-	built, err := r.build(ctx)
-	if err != nil {
-		return err
-	}
-	block := min(idleRead, time.Until(r.lane.NextDue()))
-	switch {
-	case rung || built:
-		block = time.Millisecond
-	case r.lane.Building(): // another lane is awaited
-		block = min(block, 50*time.Millisecond)
-	}
+	wait := r.untilChores()
 	if r.doubt {
+		if wait == 0 {
+			if err := r.do(ctx); err != nil {
+				return err
+			}
+		}
 		return r.readInDoubt(ctx)
 	}
-	return r.read(ctx, block)
+	r.listen(ctx)
+	var turn chan struct{}
+	if wait == 0 {
+		patience := r.chores.patience() - time.Since(r.waiting)
+		if patience <= 0 || r.chores.calm() {
+			select {
+			case a := <-r.arrivals:
+				return r.arrived(ctx, a)
+			default:
+				return r.do(ctx)
+			}
+		}
+		turn, wait = r.chores.turns, patience
+	}
+	select {
+	case a := <-r.arrivals:
+		return r.arrived(ctx, a)
+	case <-turn:
+		defer func() { turn <- struct{}{} }()
+		return r.do(ctx)
+	case <-time.After(wait):
+		return nil
+	}
+}
+
+// untilChores is in how long there are timers or builds to be done, 0 if there are some now.
+func (r *laneRun) untilChores() time.Duration {
+	wait := time.Until(r.lane.NextDue())
+	if r.lane.Building() {
+		wait = min(wait, time.Until(r.buildAt))
+	}
+	r.wait(wait <= 0)
+	return max(wait, 0)
+}
+
+// wait notes whether there are chores to be done.
+func (r *laneRun) wait(some bool) {
+	switch {
+	case some && r.waiting.IsZero():
+		r.waiting = time.Now()
+		r.chores.waiting.Add(1)
+	case !some && !r.waiting.IsZero():
+		r.waiting = time.Time{}
+		r.chores.waiting.Add(-1)
+	}
+}
+
+// do does some of the chores.
+func (r *laneRun) do(ctx context.Context) error {
+	began := time.Now()
+	if _, err := r.ring(ctx); err != nil {
+		return err
+	}
+	if err := r.build(ctx); err != nil {
+		return err
+	}
+	r.chores.last.Store(int64(time.Since(began)))
+	r.wait(false)
+	return nil
 }
 
 func (r *laneRun) refresh(ctx context.Context) error {
@@ -119,20 +202,46 @@ func (r *laneRun) refresh(ctx context.Context) error {
 	return r.lane.Refresh(work)
 }
 
-// read applies what has arrived.
-func (r *laneRun) read(ctx context.Context, block time.Duration) error {
-	asked := time.Now()
-	entries, err := r.stream.Read(ctx, r.lane.Number(), r.cursor, r.most, r.cfg.MaxBytes, max(block, time.Millisecond))
-	if err != nil {
-		return err
+// listen begins to read, unless that is under way. What it brings arrives in r.arrivals.
+func (r *laneRun) listen(ctx context.Context) {
+	if r.reading {
+		return
 	}
-	if len(entries) == 0 {
+	r.reading = true
+	block := idleRead
+	if r.lane.Building() { // and perhaps waits to have applied all that there is
+		block = buildPoll
+	}
+	read := r.prepare(ctx, block)
+	go func() { r.arrivals <- read() }()
+}
+
+// prepare returns what reads on from the cursor, in another goroutine if need be.
+func (r *laneRun) prepare(ctx context.Context, block time.Duration) func() arrival {
+	lane, cursor, most, reset := r.lane.Number(), r.cursor, r.most, r.reset
+	return func() arrival {
+		a := arrival{asked: time.Now(), block: block, reset: reset}
+		a.entries, a.err = r.stream.Read(ctx, lane, cursor, most, r.cfg.MaxBytes, block)
+		return a
+	}
+}
+
+// arrived applies what a read has brought.
+func (r *laneRun) arrived(ctx context.Context, a arrival) error {
+	r.reading = false
+	if a.err != nil {
+		return a.err
+	}
+	if a.reset != r.reset {
+		return nil
+	}
+	if len(a.entries) == 0 {
 		if ctx.Err() != nil {
 			return nil
 		}
-		r.upTo = asked
+		r.upTo = a.asked
 		// Nothing had arrived when Redis stopped waiting, which was no earlier than this; it counts in milliseconds.
-		r.appliedUpTo(r.lane.Number(), asked.Add(max(block-2*time.Millisecond, 0)))
+		r.appliedUpTo(r.lane.Number(), a.asked.Add(max(a.block-2*time.Millisecond, 0)))
 		if err := r.tidy(ctx); err != nil {
 			return err
 		}
@@ -141,18 +250,18 @@ func (r *laneRun) read(ctx context.Context, block time.Duration) error {
 		}
 		return r.trim(ctx)
 	}
-	b := r.batch(entries)
-	if ctx.Err() == nil && r.all(entries) {
-		b.AsOf = asked
+	b := r.batch(a.entries)
+	if ctx.Err() == nil && r.all(a.entries) {
+		b.AsOf = a.asked
 	}
 	if err := r.flush(ctx, b); err != nil {
 		return err
 	}
-	r.cursor = entries[len(entries)-1].Offset
-	r.lag.applied(r.lane.Number(), r.cursor, len(entries), len(b.Messages))
+	r.cursor = a.entries[len(a.entries)-1].Offset
+	r.lag.applied(r.lane.Number(), r.cursor, len(a.entries), len(b.Messages))
 	if !b.AsOf.IsZero() {
-		r.upTo = asked
-		r.appliedUpTo(r.lane.Number(), asked)
+		r.upTo = a.asked
+		r.appliedUpTo(r.lane.Number(), a.asked)
 	}
 	if err := r.reread(ctx, false); err != nil {
 		return err
@@ -184,6 +293,9 @@ func (r *laneRun) batch(entries []Entry) profiles.Batch {
 			continue
 		}
 		b.Messages = append(b.Messages, e.Messages...)
+		if slices.ContainsFunc(e.Messages, func(m profiles.Message) bool { return m.Kind == profiles.KindEvent }) {
+			r.chores.eventsCame()
+		}
 		if e.Offset.Compare(Offset(r.lane.Offset())) <= 0 {
 			b.Reread = len(b.Messages)
 		}
@@ -245,34 +357,41 @@ func (r *laneRun) publish(ctx context.Context, out []profiles.Outgoing) error {
 	}
 }
 
-// ring re-evaluates whoever is due.
+// ring re-evaluates some of whom are due, if there are any.
 func (r *laneRun) ring(ctx context.Context) (bool, error) {
 	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.Timeout)
 	defer cancel()
-	n, res, err := r.lane.Ring(work, time.Now(), timersAtOnce)
+	r.lane.Allow(r.chores.allowed())
+	n, res, err := r.lane.Ring(work, time.Now())
 	if err != nil || n == 0 {
 		return false, err
 	}
+	r.metrics.timers.Add(float64(n))
 	return true, r.settle(ctx, res)
 }
 
 // build does a chunk of what there is to build.
-func (r *laneRun) build(ctx context.Context) (bool, error) {
+func (r *laneRun) build(ctx context.Context) error {
 	if !r.lane.Building() || time.Now().Before(r.buildAt) {
-		return false, nil
+		return nil
 	}
 	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.Timeout)
 	defer cancel()
+	r.lane.Allow(r.chores.allowed())
 	worked, res, err := r.lane.Build(work, r.upTo)
 	if profiles.IsBug(err) {
 		r.log.ErrorContext(ctx, "segments are not being built, will try again", "in", buildAgain, "err", err)
 		r.buildAt = time.Now().Add(buildAgain)
-		return false, nil
+		return nil
 	}
-	if err != nil || !worked {
-		return false, err
+	if err != nil {
+		return err
 	}
-	return true, r.settle(ctx, res)
+	if !worked { // another lane is awaited
+		r.buildAt = time.Now().Add(buildPoll)
+		return nil
+	}
+	return r.settle(ctx, res)
 }
 
 // look makes sure that the stream is the one the offset belongs to. After any doubt it is read from its beginning, and
@@ -305,6 +424,7 @@ func (r *laneRun) look(ctx context.Context) error {
 		}
 		r.cursor, r.applied, r.redis = Offset{}, nil, state.RunID
 		r.lag.begin(r.lane.Number(), r.cursor)
+		r.reset++
 	}
 	r.connections, r.looked = connections, time.Now()
 	return nil
@@ -374,7 +494,7 @@ func (r *laneRun) readInDoubt(ctx context.Context) (err error) {
 		if err := r.attempt(ctx, nil, 0); err != nil {
 			return err
 		}
-		if err := r.read(ctx, time.Millisecond); err != nil {
+		if err := r.arrived(ctx, r.prepare(ctx, time.Millisecond)()); err != nil {
 			return err
 		}
 	} else {

@@ -246,6 +246,37 @@ func TestAWindowsEndIsAnExitWithinASecondWithoutTraffic(t *testing.T) {
 	}
 }
 
+func TestTimersRingDuringTraffic(t *testing.T) {
+	t.Parallel()
+	const people = 1000
+	p := newPipeline(t, 4)
+	p.segment("recent", `{"event": "Order", "within": "5s"}`)
+	p.flush(collector.FlushConfig{Node: "one"})
+	p.settle(0)
+	var list []profiles.Message
+	for i := range people {
+		e := tracked(fmt.Sprintf("order%d", i), fmt.Sprintf("a%d", i), "Order")
+		e.At = time.Now()
+		list = append(list, e.Message())
+	}
+	p.send(list...)
+	// Nothing but events, one after the other, until all timers have rung.
+	sent := people
+	const left = `SELECT count(DISTINCT profile_id) FROM transitions WHERE NOT entered`
+	waitFor(t, "everybody to leave", func() bool {
+		for lane := range 4 {
+			p.send(tracked(fmt.Sprintf("visit%d", sent), inLane(lane, 4, 1)[0], "Visit").Message())
+			sent++
+		}
+		return one[int](p, left) == people
+	})
+	p.settle(sent)
+	want := []string{"entered by event: 1000", "left by timer: 1000"}
+	if diff := cmp.Diff(want, p.transitions(1)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 // transitions are "entered" or "left", cause and how many.
 func (p *pipeline) transitions(segment int) []string {
 	p.t.Helper()

@@ -28,11 +28,6 @@ const (
 	phaseDone       = "done"
 )
 
-const (
-	replayChunk = 5000 // archived events a transaction
-	sweepChunk  = 1000 // profiles a transaction
-)
-
 // building is a segment's version that a lane has not finished.
 type building struct {
 	segment   int64
@@ -304,6 +299,7 @@ func (l *Lane) replayChunk(ctx context.Context, b *building) (bool, Result, erro
 		replay.Behaviours[parsed.Event] = append(replay.Behaviours[parsed.Event], &Behaviour{ID: x.ID, Behaviour: parsed})
 		ids, names = append(ids, x.ID), append(names, parsed.Event)
 	}
+	began := time.Now()
 	to, err := l.readArchive(ctx, replay, names, from, cut)
 	if err != nil {
 		return false, Result{}, err
@@ -313,25 +309,28 @@ func (l *Lane) replayChunk(ctx context.Context, b *building) (bool, Result, erro
 		_, err := tx.Exec(ctx, progress, pgx.StrictNamedArgs{"to": to, "lane": l.number, "ids": ids})
 		return err
 	}})
+	if err == nil {
+		l.replaying.took(int(to-from), time.Since(began))
+	}
 	return true, res, err
 }
 
-// readArchive adds the next archived events with one of the names to a replay, and returns up to where it has read.
+// readArchive looks through the next part of the archive, adds the events with one of the names to a replay, and returns
+// up to where it has looked.
 func (l *Lane) readArchive(ctx context.Context, r *Replay, names []string, from, cut int64) (int64, error) {
 	const query = `
-		SELECT seq, key, event_at, name, payload
+		SELECT key, event_at, name, payload
 		FROM events
-		WHERE lane = @lane AND workspace_id = @workspace AND seq > @from AND seq <= @cut AND name = ANY (@names)
-		ORDER BY seq
-		LIMIT @limit`
+		WHERE lane = @lane AND workspace_id = @workspace AND seq > @from AND seq <= @to AND name = ANY (@names)
+		ORDER BY seq`
+	to := min(from+int64(l.replaying.next(l.allowed)), cut)
 	rows, _ := l.store.pool.Query(ctx, query, pgx.StrictNamedArgs{
-		"lane": l.number, "workspace": r.Workspace, "from": from, "cut": cut, "names": names, "limit": replayChunk,
+		"lane": l.number, "workspace": r.Workspace, "from": from, "to": to, "names": names,
 	})
-	to := cut
 	var e Replayed
 	var at time.Time
 	var payload []byte
-	_, err := pgx.ForEachRow(rows, []any{&to, &e.Key, &at, &e.Name, &payload}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&e.Key, &at, &e.Name, &payload}, func() error {
 		e.At = at.UnixMilli()
 		decoded, err := DecodeEvent(payload)
 		if err != nil {
@@ -343,9 +342,6 @@ func (l *Lane) readArchive(ctx context.Context, r *Replay, names []string, from,
 	})
 	if err != nil {
 		return 0, fmt.Errorf("read archive of lane %d: %w", l.number, err)
-	}
-	if len(r.Events) < replayChunk {
-		to = cut
 	}
 	return to, nil
 }
@@ -401,7 +397,8 @@ func (l *Lane) sweepChunk(ctx context.Context, b *building) (bool, Result, error
 		WHERE lane = $1 AND workspace_id = $2 AND id > $3
 		ORDER BY id
 		LIMIT $4`
-	rows, _ := l.store.pool.Query(ctx, query, l.number, b.workspace, b.cursor, sweepChunk)
+	began := time.Now()
+	rows, _ := l.store.pool.Query(ctx, query, l.number, b.workspace, b.cursor, l.sweeping.next(l.allowed))
 	refs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Ref])
 	if err != nil {
 		return false, Result{}, fmt.Errorf("read profiles of lane %d: %w", l.number, err)
@@ -427,6 +424,7 @@ func (l *Lane) sweepChunk(ctx context.Context, b *building) (bool, Result, error
 	}})
 	if err == nil {
 		b.cursor = last
+		l.sweeping.took(len(refs), time.Since(began))
 	}
 	return true, res, err
 }

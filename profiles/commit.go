@@ -34,6 +34,21 @@ type work struct {
 	also   func(context.Context, pgx.Tx) error // further writes that belong to it
 }
 
+// passing returns the profiles that w takes up although nothing has arrived for them, and that are not in the cache.
+func (w *work) passing(s *State) []Ref {
+	refs := w.due
+	if w.sweep != nil {
+		refs = w.sweep.Profiles
+	}
+	var passing []Ref
+	for _, ref := range refs {
+		if _, cached := s.Profiles[ref.Key]; !cached {
+			passing = append(passing, ref)
+		}
+	}
+	return passing
+}
+
 // tally collects what a transaction has decided, over all the parts that it was applied in.
 type tally struct {
 	seqs     sequences
@@ -67,6 +82,7 @@ func (l *Lane) commit(ctx context.Context, w work) (Result, error) {
 	if w.now.IsZero() {
 		w.now = time.Now()
 	}
+	passing := w.passing(l.state)
 	var t *tally
 	err := pgx.BeginFunc(ctx, l.store.pool, func(tx pgx.Tx) error {
 		t = &tally{seqs: l.seqs, counts: map[countKey]*counts{}, heard: l.hear(w), unheard: l.outstanding}
@@ -106,7 +122,13 @@ func (l *Lane) commit(ctx context.Context, w work) (Result, error) {
 	if l.lease > 0 {
 		l.until = t.advanced.Add(l.lease)
 	}
+	for _, ref := range passing { // or they would drive out those for whom events come
+		delete(l.state.Profiles, ref.Key)
+	}
 	for _, o := range t.outcomes {
+		for _, ref := range passing {
+			delete(o.Profiles, ref)
+		}
 		l.remember(o)
 	}
 	if t.wake {

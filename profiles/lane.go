@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -57,9 +58,13 @@ type Lane struct {
 	building    map[int64]*building
 	fingerprint string // of the definitions
 	state       *State
-	nextDue     time.Time // no profile is due before; zero: not known
 	heard       []int64   // the last number applied of each lane's outbox
 	outstanding int64     // rows of the outbox
+	nextDue     time.Time // no profile but those in due is due before; zero: not known
+	due         []Ref     // were due when last asked, and are still to be re-evaluated; by key
+
+	allowed                      time.Duration // for a transaction that nobody waits for
+	ringing, replaying, sweeping pace
 }
 
 // sequences are the last numbers a lane has given out.
@@ -99,6 +104,11 @@ func (s *Store) Open(ctx context.Context, lease Lease) (*Lane, error) {
 		log:      s.log.With("lane", lease.Lane),
 		building: map[int64]*building{},
 		state:    NewState(),
+
+		allowed:   10 * time.Millisecond,
+		ringing:   pace{least: 100, most: 5000},
+		replaying: pace{least: 500, most: 100_000},
+		sweeping:  pace{least: 100, most: 5000},
 	}
 	err := s.pool.QueryRow(ctx, query, l.number, l.epoch).Scan(&l.turn, &l.offset.Ms, &l.offset.Seq, &l.runID, &l.seqs.outbox, &l.seqs.archive,
 		&l.seqs.transition, &l.heard, &l.doubt.Attempts, &l.doubt.Suspect, &l.generation)
@@ -242,31 +252,65 @@ func (l *Lane) know(ctx context.Context, messages []Message) error {
 	return nil
 }
 
-// Ring re-evaluates the profiles in which a membership may have changed by itself, at most limit of them, and returns
-// how many there were. Calling it with nothing due costs nothing.
-func (l *Lane) Ring(ctx context.Context, now time.Time, limit int) (int, Result, error) {
-	if !l.nextDue.IsZero() && now.Before(l.nextDue) {
-		return 0, Result{}, nil
+// Allow says how long a transaction of [Lane.Ring] or [Lane.Build] may take from now on, since the lane's messages wait
+// for it: they do no more in one than fits, by what the last ones took. It is 10 ms unless something else is said.
+func (l *Lane) Allow(d time.Duration) { l.allowed = d }
+
+// Ring re-evaluates profiles in which a membership may have changed by itself, as many as [Lane.Allow] lets it, and
+// returns how many there were. Calling it with nothing due costs nothing.
+func (l *Lane) Ring(ctx context.Context, now time.Time) (int, Result, error) {
+	if len(l.due) == 0 {
+		if !l.nextDue.IsZero() && now.Before(l.nextDue) {
+			return 0, Result{}, nil
+		}
+		if err := l.findDue(ctx, now); err != nil {
+			return 0, Result{}, err
+		}
+		if len(l.due) == 0 {
+			return 0, Result{}, l.findNextDue(ctx)
+		}
 	}
-	const query = `
-		SELECT workspace_id, id
-		FROM profiles
-		WHERE lane = $1 AND due_at <= $2
-		ORDER BY due_at
-		LIMIT $3`
-	rows, _ := l.store.pool.Query(ctx, query, l.number, now, limit)
-	due, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Ref])
-	if err != nil {
-		return 0, Result{}, fmt.Errorf("read due profiles of lane %d: %w", l.number, err)
-	}
-	if len(due) == 0 {
-		return 0, Result{}, l.findNextDue(ctx)
-	}
+	due := l.due[:min(len(l.due), l.ringing.next(l.allowed))]
+	began := time.Now()
 	res, err := l.commit(ctx, work{due: due, now: now})
 	if IsBug(err) {
 		res, err = l.ringApart(ctx, due, now, err)
 	}
-	return len(due), res, err
+	if err != nil {
+		return 0, res, err
+	}
+	l.ringing.took(len(due), time.Since(began))
+	l.due = l.due[len(due):]
+	return len(due), res, nil
+}
+
+// findDue reads which profiles are due, many at once: the index goes on holding those that were re-evaluated a moment ago,
+// and passing over them for every chunk would take longer and longer. In the order of their keys a chunk of them touches
+// fewer pages.
+func (l *Lane) findDue(ctx context.Context, now time.Time) error {
+	const query = `
+		SELECT workspace_id, id, due_at
+		FROM profiles
+		WHERE lane = $1 AND due_at >= $2 AND due_at <= $3
+		ORDER BY due_at
+		LIMIT $4`
+	const most = 2000 // a few milliseconds
+	last := now
+	var ref Ref
+	var due []Ref
+	rows, _ := l.store.pool.Query(ctx, query, l.number, l.nextDue, now, most)
+	_, err := pgx.ForEachRow(rows, []any{&ref.Workspace, &ref.Key, &last}, func() error {
+		due = append(due, ref)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read due profiles of lane %d: %w", l.number, err)
+	}
+	slices.SortFunc(due, compareRefs)
+	if l.due = due; len(due) == most {
+		l.nextDue = last
+	}
+	return nil
 }
 
 // ringApart re-evaluates due profiles in halves, until those that cannot be stand alone. They are put off, so that they

@@ -462,3 +462,81 @@ func TestAMicroBatchIsDurableAndBoundedWhateverTheServerSays(t *testing.T) {
 		t.Errorf("settings (-want +got):\n%s", diff)
 	}
 }
+
+// Timers ring in transactions that are cut to fit. Whoever was due when they were looked for, but is not any more, stays.
+func TestTimersRingInChunksThatFit(t *testing.T) {
+	t.Parallel()
+	const people = 900
+	s, pool := newStore(t, 1)
+	rule := profiles.SegmentDefinition{Key: "recent", Rule: []byte(`{"event": "Order", "within": "1h"}`)}
+	if _, err := profiles.NewSegments(pool, 1).Create(t.Context(), 1, rule); err != nil {
+		t.Fatal(err)
+	}
+	lane, err := s.Open(t.Context(), claim(t, s, "one", time.Hour)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for lane.Building() {
+		if _, _, err := lane.Build(t.Context(), time.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ordered := func(at time.Time, names ...string) {
+		t.Helper()
+		var batch profiles.Batch
+		for _, name := range names {
+			id := fmt.Sprint(name, at.UnixMilli())
+			batch.Messages = append(batch.Messages, profilestest.Event{ID: id, Type: "track", Event: "Order", Anon: name, At: at}.Message())
+		}
+		batch.Until = profiles.Offset{Ms: uint64(at.UnixMilli())}
+		if _, err := lane.Apply(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now := time.Now()
+	var names []string
+	for i := range people {
+		names = append(names, fmt.Sprint("a", i))
+	}
+	ordered(now, names...)
+	ring := func(allowed time.Duration, at time.Time) int {
+		t.Helper()
+		lane.Allow(allowed)
+		n, _, err := lane.Ring(t.Context(), at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := ring(time.Nanosecond, now.Add(59*time.Minute)); n != 0 {
+		t.Errorf("%d timers rang before their time", n)
+	}
+	late := now.Add(time.Hour)
+	first, second := ring(time.Nanosecond, late), ring(time.Nanosecond, late)
+	if first != second || first == 0 || first+second >= people {
+		t.Fatalf("%d and %d timers rang in no time at all, want two small chunks", first, second)
+	}
+	const members = `SELECT coalesce(array_agg(profile_id), '{}') FROM memberships`
+	stays := one[[]profiles.Key](t, pool, members)[0]
+	for _, name := range names {
+		if profilestest.Secret.Key(profiles.Identifier{Kind: profiles.AnonymousID, Value: name}) == stays {
+			ordered(now.Add(time.Minute), name)
+		}
+	}
+	if n := ring(time.Hour, late); n != people-first-second {
+		t.Errorf("%d timers rang in an hour, want all %d", n, people-first-second)
+	}
+	if n := ring(time.Hour, late); n != 0 {
+		t.Errorf("%d timers rang twice", n)
+	}
+	if diff := gocmp.Diff([]profiles.Key{stays}, one[[]profiles.Key](t, pool, members)); diff != "" {
+		t.Errorf("members (-want +got):\n%s", diff)
+	}
+	const exits = `SELECT count(DISTINCT profile_id) = $1 AND count(*) = $1 FROM transitions WHERE NOT entered AND cause = 'timer'`
+	if !one[bool](t, pool, exits, people-1) {
+		t.Error("not everybody else has left once by a timer")
+	}
+	if due := lane.NextDue(); due.Sub(late).Round(time.Second) != time.Minute {
+		t.Errorf("the next timer rings %v after the others, want a minute", due.Sub(late))
+	}
+}
