@@ -8,7 +8,7 @@ ON_STORES = MUBATCH_TEST_REQUIRE=1 $(GO) run ./cmd/mubatch dev --exec --
 RACE = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race,)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test simulation kill build lint fmt bench generate check-generated deps clean
+.PHONY: help run test simulation kill edit timers build lint fmt bench generate check-generated deps clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,12 @@ simulation: ## Run 10,000 random histories through the lanes' logic, with faults
 
 kill: deps ## Kill the server, Redis and Postgres 60 times while the demo replays, and hold the end to SQL
 	$(GO) test ./cmd/mubatch -run TestKillsLoseAndDoubleNothing -count=1 -v -kills 60
+
+edit: deps ## Edit a segment of 100,000 profiles while 1,000 events/s come in, and hold every change to the rule
+	$(ON_STORES) $(GO) test ./cmd/mubatch -run TestAnEditDuringTrafficIsExact -count=1 -v -edit 100000
+
+timers: deps ## End a million memberships in the same second, and tell what it does to events
+	$(ON_STORES) $(GO) test ./collector -run '^$$' -bench BenchmarkTimers -timers 1000000 -timeout 30m
 
 bench: deps ## Run the benchmarks against real stores
 	$(ON_STORES) $(GO) test -run '^$$' -bench . -benchmem ./...
