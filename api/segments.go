@@ -22,10 +22,20 @@ type segmentJSON struct {
 	Revision    int            `json:"revision"`
 	Status      string         `json:"status"`
 	Progress    float64        `json:"progress"`
+	Build       *buildJSON     `json:"build"`
 	Members     int64          `json:"members"`
 	CreatedAt   timestamp      `json:"created_at"`
 	UpdatedAt   timestamp      `json:"updated_at"`
 	AsOf        *timestamp     `json:"as_of"`
+}
+
+type buildJSON struct {
+	Version   int       `json:"version"`
+	Phase     string    `json:"phase"`
+	Progress  float64   `json:"progress"`
+	LanesDone int       `json:"lanes_done"`
+	Lanes     int       `json:"lanes"`
+	StartedAt timestamp `json:"started_at"`
 }
 
 func showSegment(s profiles.StoredSegment) segmentJSON {
@@ -36,8 +46,12 @@ func showSegment(s profiles.StoredSegment) segmentJSON {
 	case s.Live():
 		status = "live"
 	}
+	var build *buildJSON
+	if b := s.Build; b != nil {
+		build = &buildJSON{b.Version, b.Phase, b.Progress, b.LanesDone, b.Lanes, timestamp(b.StartedAt)}
+	}
 	return segmentJSON{
-		formatID(segmentID, s.ID), s.Key, s.Name, s.Description, s.Rule, s.Version, s.Revision, status, s.Progress, s.Members,
+		formatID(segmentID, s.ID), s.Key, s.Name, s.Description, s.Rule, s.Version, s.Revision, status, s.Progress, build, s.Members,
 		timestamp(s.CreatedAt), timestamp(s.UpdatedAt), unlessZero(s.AsOf),
 	}
 }

@@ -94,7 +94,6 @@ func (w *world) behaviours() []string {
 func TestRulesShareBehavioursAndRetireThem(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.exec(`UPDATE segments SET deleting = true WHERE key = 'acme-buyers'`)
 	w.exec(`DELETE FROM segments WHERE key = 'acme-buyers'`)
 	make3 := `{"key":"%s","name":"n","rule":{"event":"Order Completed","count":{"gte":%d},"within":"30d"}}`
 	w.as(w.acme, "POST", "/api/v1/segments", fmt.Sprintf(make3, "three", 3)).want(201)
@@ -106,12 +105,12 @@ func TestRulesShareBehavioursAndRetireThem(t *testing.T) {
 	}
 
 	// While the old version answers, what it counts goes on being counted.
-	w.exec(`UPDATE segments SET live_version = 1, live_rule = rule, live_behaviours = behaviours WHERE key = 'five'`)
+	w.exec(`UPDATE segments SET live_version = 1 WHERE key = 'five'`)
 	w.as(w.acme, "PATCH", "/api/v1/segments/five", `{"rule":{"event":"Refund"}}`).want(200)
 	if got := w.behaviours(); got[2] != `{"event":"Order Completed"} 5` || got[3] != `{"event":"Refund"} 0` {
 		t.Errorf("after the edit: %v", got)
 	}
-	w.exec(`UPDATE segments SET live_version = 2, live_rule = rule, live_behaviours = behaviours WHERE key = 'five'`)
+	w.exec(`UPDATE segments SET live_version = 2 WHERE key = 'five'`)
 	w.as(w.acme, "PATCH", "/api/v1/segments/five", `{"name":"Refunders"}`).want(200)
 	if got := w.behaviours(); got[2] != `{"event":"Order Completed"} 5 retired` {
 		t.Errorf("after the build: %v", got)
@@ -131,7 +130,14 @@ func TestABuildShowsItsProgress(t *testing.T) {
 	progress := func() string {
 		t.Helper()
 		got := w.as(w.acme, "GET", "/api/v1/segments/acme-buyers", "").want(200)
-		return got.str("status") + " " + string(got.at("progress"))
+		s := got.str("status") + " " + string(got.at("progress"))
+		if build := string(got.at("build")); build != "null" {
+			s += fmt.Sprintf(" %s %s/%s", got.str("build", "phase"), got.at("build", "lanes_done"), got.at("build", "lanes"))
+			if got.str("build", "started_at") == "" || string(got.at("build", "version")) != "1" || string(got.at("build", "progress")) != string(got.at("progress")) {
+				t.Errorf("build is %s", build)
+			}
+		}
+		return s
 	}
 	set := func(lane int, phase, cursor string, version int) {
 		t.Helper()
@@ -139,20 +145,30 @@ func TestABuildShowsItsProgress(t *testing.T) {
 			ON CONFLICT (lane, segment_id) DO UPDATE SET version = excluded.version, phase = excluded.phase, cursor = excluded.cursor`, lane, id, version, phase, cursor)
 	}
 	zero, half := "00000000-0000-0000-0000-000000000000", "80000000-0000-0000-0000-000000000000"
-	if got := progress(); got != "building 0" {
+	if got := progress(); got != "building 0 queued 0/4" {
 		t.Errorf("not begun: %s", got)
 	}
 	for lane := range 4 {
 		set(lane, "replaying", zero, 1)
 	}
 	w.exec(`INSERT INTO lane_behaviours (lane, behaviour_id, cut_seq, replayed_seq) SELECT lane, behaviours[1], 100, 50 FROM segments, generate_series(0, 3) AS lane WHERE segments.id = $1`, id)
-	if got := progress(); got != "building 0.25" {
+	if got := progress(); got != "building 0.25 replaying 0/4" {
 		t.Errorf("half replayed: %s", got)
+	}
+	set(0, "evaluating", half, 1)
+	set(1, "done", zero, 1)
+	set(2, "ready", zero, 1)
+	if got := progress(); got != "building 0.625 replaying 1/4" {
+		t.Errorf("one done, one replaying: %s", got)
+	}
+	set(3, "ready", zero, 1)
+	if got := progress(); got != "building 0.6875 waiting 1/4" {
+		t.Errorf("one done, two waiting: %s", got)
 	}
 	for lane := range 4 {
 		set(lane, "evaluating", half, 1)
 	}
-	if got := progress(); got != "building 0.75" {
+	if got := progress(); got != "building 0.75 evaluating 0/4" {
 		t.Errorf("half evaluated: %s", got)
 	}
 	for lane := range 4 {

@@ -27,6 +27,7 @@ type laneRun struct {
 	doubt       bool      // the last owner may have died of a message
 	buildAt     time.Time // not before: there was nothing to do, or it went wrong
 	waiting     time.Time // since when there are timers or builds to be done; zero: there are none
+	definitions *string   // the newest fingerprint when the lane last looked
 	applied     []mark    // offsets on their way to being trimmed
 
 	reading  bool         // a read is under way
@@ -118,10 +119,13 @@ func (r *laneRun) ringFirst(ctx context.Context) error {
 // turn does what the lane has to do next, and waits for it if there is nothing. Messages go first, but chores are not put
 // off for ever.
 func (r *laneRun) turn(ctx context.Context) error {
-	if newest := r.definitions.Load(); newest != nil && *newest != r.lane.Fingerprint() {
-		if err := r.refresh(ctx); err != nil {
-			return err
+	if newest := r.Flusher.definitions.Load(); newest != r.definitions { // it may be older than what the lane has read by itself
+		if *newest != r.lane.Fingerprint() {
+			if err := r.refresh(ctx); err != nil {
+				return err
+			}
 		}
+		r.definitions = newest
 	}
 	if err := r.look(ctx); err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -15,49 +14,45 @@ import (
 
 // How a segment comes true for what is already there.
 //
-// Between two µbatches a lane takes up the new version of a rule: it notes where its archive ends, folds the behaviours
-// that are new to it from the next event on, and replays its archive for them up to that point, in chunks. When every lane
-// has done so, each evaluates its profiles, as soon as it has applied what the others' archives had for it. From then on the new version answers in that lane; the one difference between
-// the old answers and the new is what is emitted. A deleted segment goes the same way, with nobody in it.
+// A lane evaluates one version of each segment. It takes up a newer one between two µbatches, waits until its profiles know
+// all that there is to know of the version's behaviours. Then it switches: from the next µbatch on the new version is what it evaluates, and it goes through its
+// profiles once. What they have been before makes the one difference that is emitted, whichever versions came between.
+// When every lane has done so the version is live. A deleted segment goes the same way, with nobody in it.
 
 // The phases of a lane with a segment's version, in their order.
 const (
-	phaseReplaying  = "replaying"
-	phaseReady      = "ready"
+	phaseReplaying  = "replaying" // waits for its behaviours
+	phaseReady      = "ready"     // its behaviours are complete
 	phaseEvaluating = "evaluating"
 	phaseDone       = "done"
 )
 
-// building is a segment's version that a lane has not finished.
-type building struct {
-	segment   int64
+// laneSegment is how far a lane is with a segment.
+type laneSegment struct {
+	id        int64
+	key       string
 	workspace int32
-	version   int // 0: deleted
-	first     bool
-	phase     string
-	cursor    Key
-	allReady  time.Time // when every lane was first seen to be ready; zero: not yet
+	newest    int // version; 0: deleted
+	live      int // version that every lane has followed to its end; 0: none
+
+	version    int     // on its way to be the one that is followed; 0: deleted
+	behaviours []int32 // of version
+	phase      string
+	cursor     Key // profiles up to here are evaluated
+	followed   int // version that the lane's memberships follow; 0: none
 }
 
-// definition is a row of segments as lanes need it.
-type definition struct {
-	ID             int64
-	Workspace      int32
-	Version        int
-	Deleting       bool
-	Rule           []byte
-	Behaviours     []int32
-	LiveVersion    int
-	LiveRule       []byte
-	LiveBehaviours []int32
-}
+// settled tells whether the lane has nothing left to do for the newest version.
+func (s *laneSegment) settled() bool { return s.phase == phaseDone && s.version == s.newest }
 
-// Fingerprint changes whenever a definition does. It is cheap: ask often, and [Lane.Refresh] when it changed.
+// Fingerprint changes whenever there is something new for lanes to take up. It is cheap: ask often, and [Lane.Refresh] when
+// it changed.
 func (s *Store) Fingerprint(ctx context.Context) (string, error) {
 	const query = `
-		SELECT concat_ws(' ', (SELECT count(*) FROM workspaces), count(*), sum(id), sum(revision), sum(version),
-		                 sum(live_version), count(*) FILTER (WHERE deleting))
-		FROM segments`
+		SELECT concat_ws(' ', (SELECT count(*) FROM workspaces), s.*, b.*)
+		FROM (SELECT concat_ws(' ', count(*), sum(id), sum(revision), sum(version), sum(live_version),
+		                       count(*) FILTER (WHERE deleting)) FROM segments) AS s,
+		     (SELECT concat_ws(' ', count(*), count(*) FILTER (WHERE retired)) FROM behaviours) AS b`
 	var f string
 	if err := s.pool.QueryRow(ctx, query).Scan(&f); err != nil {
 		return "", fmt.Errorf("read fingerprint of definitions: %w", err)
@@ -94,34 +89,20 @@ func (l *Lane) Refresh(ctx context.Context) error {
 	return nil
 }
 
+// load takes up what is new and reads what the lane goes by. Whoever changes definitions does not wait for it, so what is
+// read last may be newer: segments are taken up before behaviours, so that none is without its own.
 func (l *Lane) load(ctx context.Context, tx pgx.Tx) error {
-	segments, err := readDefinitions(ctx, tx)
+	if err := l.takeUpSegments(ctx, tx); err != nil {
+		return err
+	}
+	if err := l.takeUpBehaviours(ctx, tx); err != nil {
+		return err
+	}
+	segments, evaluated, err := l.readSegments(ctx, tx)
 	if err != nil {
 		return err
 	}
-	if err := l.takeUp(ctx, tx, segments); err != nil {
-		return err
-	}
-
-	const phases = `SELECT segment_id, version, phase, cursor, live_version FROM lane_segments WHERE lane = $1`
-	type laneSegment struct {
-		Segment     int64
-		Version     int
-		Phase       string
-		Cursor      Key
-		LiveVersion int
-	}
-	rows, _ := tx.Query(ctx, phases, l.number)
-	states, err := pgx.CollectRows(rows, pgx.RowToStructByPos[laneSegment])
-	if err != nil {
-		return fmt.Errorf("read segments of lane %d: %w", l.number, err)
-	}
-	bySegment := map[int64]laneSegment{}
-	for _, st := range states {
-		bySegment[st.Segment] = st
-	}
-
-	behaviours, err := l.readBehaviours(ctx, tx)
+	behaviours, folded, retired, err := l.readBehaviours(ctx, tx)
 	if err != nil {
 		return err
 	}
@@ -130,358 +111,337 @@ func (l *Lane) load(ctx context.Context, tx pgx.Tx) error {
 		ID     int32
 		Secret []byte
 	}
-	rows, _ = tx.Query(ctx, workspaces)
+	rows, _ := tx.Query(ctx, workspaces) // err: below
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[workspace])
 	if err != nil {
 		return fmt.Errorf("read workspaces: %w", err)
 	}
 
-	evaluated := map[int32][]*Segment{}
-	l.building = map[int64]*building{}
-	for _, d := range segments {
-		st := bySegment[d.ID]
-		text, ids, version := d.Rule, d.Behaviours, d.Version
-		if st.Phase == phaseReplaying || st.Phase == phaseReady {
-			text, ids, version = d.LiveRule, d.LiveBehaviours, d.LiveVersion
-		}
-		if st.Phase != phaseDone || d.LiveVersion != d.Version || d.Deleting {
-			l.building[d.ID] = &building{
-				segment: d.ID, workspace: d.Workspace, version: st.Version, first: st.LiveVersion == 0, phase: st.Phase, cursor: st.Cursor,
-			}
-		}
-		if version == 0 || d.Deleting && (st.Phase == phaseEvaluating || st.Phase == phaseDone) {
-			continue
-		}
-		r, err := rule.Parse(text)
-		if err != nil {
-			return fmt.Errorf("parse rule of segment %d: %w", d.ID, err)
-		}
-		evaluated[d.Workspace] = append(evaluated[d.Workspace], &Segment{ID: d.ID, Version: version, Rule: r, Behaviours: ids})
+	byWorkspace := map[int32][]*Behaviour{}
+	for _, id := range folded {
+		b := behaviours[id]
+		byWorkspace[b.workspace] = append(byWorkspace[b.workspace], &b.Behaviour)
 	}
-	l.definitions = map[int32]*Definitions{}
+	definitions := map[int32]*Definitions{}
 	for _, w := range all {
-		l.definitions[w.ID] = NewDefinitions(w.ID, w.Secret, behaviours[w.ID], evaluated[w.ID])
+		definitions[w.ID] = NewDefinitions(w.ID, w.Secret, byWorkspace[w.ID], evaluated[w.ID])
+		definitions[w.ID].retired = retired[w.ID]
 	}
+	l.definitions, l.behaviours = definitions, behaviours
+	l.segments, l.building = map[int64]*laneSegment{}, nil
+	for _, s := range segments {
+		l.segments[s.id] = s
+		if !s.settled() || s.live != s.newest || s.newest == 0 {
+			l.building = append(l.building, s)
+		}
+	}
+	l.findBehind()
 	return nil
 }
 
-func readDefinitions(ctx context.Context, tx pgx.Tx) ([]definition, error) {
-	const query = `
-		SELECT id, workspace_id, version, deleting, rule, behaviours, live_version, live_rule, live_behaviours
-		FROM segments
-		ORDER BY id`
-	rows, _ := tx.Query(ctx, query)
-	segments, err := pgx.CollectRows(rows, pgx.RowToStructByPos[definition])
-	if err != nil {
-		return nil, fmt.Errorf("read segments: %w", err)
+// findBehind notes which of the lane's behaviours are not complete, in the order of their ids.
+func (l *Lane) findBehind() {
+	l.behind = l.behind[:0]
+	for id, b := range l.behaviours {
+		if b.phase != behaviourComplete {
+			l.behind = append(l.behind, id)
+		}
 	}
-	return segments, nil
+	slices.Sort(l.behind)
 }
 
-// takeUp begins, in this lane, every version that it does not know yet.
-func (l *Lane) takeUp(ctx context.Context, tx pgx.Tx, segments []definition) error {
-	const behaviours = `
-		INSERT INTO lane_behaviours (lane, behaviour_id, cut_seq, replayed_seq)
-		SELECT @lane, id, @cut, 0 FROM unnest(@ids::integer[]) AS t (id)
-		ON CONFLICT (lane, behaviour_id) DO NOTHING`
-	const phase = `
-		INSERT INTO lane_segments AS s (lane, segment_id, version, phase)
-		VALUES (@lane, @segment, @version, 'replaying')
+// takeUpSegments begins, in this lane, every version that it does not know yet. What is left of segments that are no more
+// goes: a lane that takes one up while the last one is done with its deletion leaves a row behind.
+func (l *Lane) takeUpSegments(ctx context.Context, tx pgx.Tx) error {
+	const begin = `
+		INSERT INTO lane_segments AS k (lane, segment_id, version, phase)
+		SELECT @lane, id, CASE WHEN deleting THEN 0 ELSE version END, 'replaying'
+		FROM segments
+		ORDER BY id
 		ON CONFLICT (lane, segment_id) DO UPDATE
-		SET version = excluded.version, phase = excluded.phase, cursor = '00000000-0000-0000-0000-000000000000'
-		WHERE s.version <> excluded.version`
+		SET version = excluded.version, phase = excluded.phase, cursor = excluded.cursor
+		WHERE k.version <> excluded.version`
+	const forget = `
+		DELETE FROM lane_segments AS k
+		WHERE k.lane = @lane AND NOT EXISTS (SELECT FROM segments AS s WHERE s.id = k.segment_id)`
 	batch := &pgx.Batch{}
-	for _, d := range segments {
-		version := d.Version
-		if d.Deleting {
-			version = 0
-		} else {
-			batch.Queue(behaviours, pgx.StrictNamedArgs{"lane": l.number, "cut": l.seqs.archive, "ids": d.Behaviours})
-		}
-		batch.Queue(phase, pgx.StrictNamedArgs{"lane": l.number, "segment": d.ID, "version": version})
-	}
-	if batch.Len() == 0 {
-		return nil
-	}
+	batch.Queue(begin, pgx.StrictNamedArgs{"lane": l.number})
+	batch.Queue(forget, pgx.StrictNamedArgs{"lane": l.number})
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return fmt.Errorf("take up segments at lane %d: %w", l.number, err)
 	}
 	return nil
 }
 
-// readBehaviours returns what the lane folds, by workspace.
-func (l *Lane) readBehaviours(ctx context.Context, tx pgx.Tx) (map[int32][]*Behaviour, error) {
+// readSegments reads how far the lane is with each segment, by id, and by workspace what it evaluates.
+func (l *Lane) readSegments(ctx context.Context, tx pgx.Tx) ([]*laneSegment, map[int32][]*Segment, error) {
 	const query = `
-		SELECT b.id, b.workspace_id, b.definition, b.keep
-		FROM behaviours AS b
-		JOIN lane_behaviours AS l ON l.behaviour_id = b.id
-		WHERE l.lane = $1 AND NOT b.retired
-		ORDER BY b.id`
-	rows, _ := tx.Query(ctx, query, l.number)
-	byWorkspace := map[int32][]*Behaviour{}
-	var id, workspace int32
-	var definition []byte
-	var keep int
-	_, err := pgx.ForEachRow(rows, []any{&id, &workspace, &definition, &keep}, func() error {
-		b, err := rule.ParseBehaviour(definition, keep)
-		byWorkspace[workspace] = append(byWorkspace[workspace], &Behaviour{ID: id, Behaviour: b})
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read behaviours: %w", err)
-	}
-	return byWorkspace, nil
-}
-
-// Building tells whether the lane has segments to build.
-func (l *Lane) Building() bool { return len(l.building) > 0 }
-
-// Build does the next chunk of what is to be built, given that all that was in the lane's stream at the moment upTo is
-// applied. worked is false if there is nothing this lane can do now; it may have to wait for others. An error that
-// [IsBug] is not worth trying again at once, and the lane may go on with other things.
-func (l *Lane) Build(ctx context.Context, upTo time.Time) (worked bool, res Result, err error) {
-	for _, id := range slices.Sorted(maps.Keys(l.building)) {
-		b := l.building[id]
-		switch b.phase {
-		case phaseReplaying:
-			worked, res, err = l.replayChunk(ctx, b)
-		case phaseReady:
-			worked, err = l.begin(ctx, b, upTo)
-		case phaseEvaluating:
-			worked, res, err = l.sweepChunk(ctx, b)
-		case phaseDone:
-			worked, err = l.finish(ctx, b)
+		SELECT s.id, s.key, s.workspace_id, CASE WHEN s.deleting THEN 0 ELSE s.version END, s.live_version,
+		       k.version, next.behaviours, k.phase, k.cursor,
+		       k.live_version, now.rule, now.behaviours
+		FROM lane_segments AS k
+		JOIN segments AS s ON s.id = k.segment_id
+		LEFT JOIN segment_versions AS next ON next.segment_id = s.id AND next.version = k.version
+		LEFT JOIN segment_versions AS now ON now.segment_id = s.id AND now.version = k.live_version
+		WHERE k.lane = $1
+		ORDER BY s.id`
+	evaluated := map[int32][]*Segment{}
+	rows, _ := tx.Query(ctx, query, l.number) // err: below
+	segments, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*laneSegment, error) {
+		s := &laneSegment{}
+		var text []byte
+		var counted []int32
+		err := row.Scan(&s.id, &s.key, &s.workspace, &s.newest, &s.live, &s.version, &s.behaviours, &s.phase, &s.cursor,
+			&s.followed, &text, &counted)
+		if err != nil || s.followed == 0 {
+			return s, err
 		}
-		if worked || err != nil {
-			return worked, res, err
+		r := l.parsed(s)
+		if r == nil {
+			if r, err = rule.Parse(text); err != nil {
+				return nil, fmt.Errorf("parse version %d of segment %d: %w", s.followed, s.id, err)
+			}
 		}
-	}
-	return false, Result{}, nil
-}
-
-// replayChunk folds the next part of the archive for the behaviours of a segment that have not seen all of it.
-func (l *Lane) replayChunk(ctx context.Context, b *building) (bool, Result, error) {
-	const pending = `
-		SELECT b.id, b.definition, b.keep, l.replayed_seq, l.cut_seq
-		FROM segments AS s
-		JOIN behaviours AS b ON b.id = ANY (s.behaviours)
-		JOIN lane_behaviours AS l ON l.lane = @lane AND l.behaviour_id = b.id
-		WHERE s.id = @segment AND NOT s.deleting AND l.replayed_seq < l.cut_seq
-		ORDER BY l.replayed_seq, l.cut_seq`
-	type behind struct {
-		ID            int32
-		Definition    []byte
-		Keep          int
-		Replayed, Cut int64
-	}
-	rows, _ := l.store.pool.Query(ctx, pending, pgx.StrictNamedArgs{"lane": l.number, "segment": b.segment})
-	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[behind])
-	if err != nil {
-		return false, Result{}, fmt.Errorf("read what lane %d has to replay: %w", l.number, err)
-	}
-	if len(list) == 0 {
-		return true, Result{}, l.setPhase(ctx, b, phaseReady)
-	}
-
-	// Those that are equally far go together.
-	from, cut := list[0].Replayed, list[0].Cut
-	replay := &Replay{Workspace: b.workspace, Behaviours: map[string][]*Behaviour{}}
-	var ids []int32
-	var names []string
-	for _, x := range list {
-		if x.Replayed != from || x.Cut != cut {
-			continue
-		}
-		parsed, err := rule.ParseBehaviour(x.Definition, x.Keep)
-		if err != nil {
-			return false, Result{}, fmt.Errorf("parse behaviour %d: %w", x.ID, err)
-		}
-		replay.Behaviours[parsed.Event] = append(replay.Behaviours[parsed.Event], &Behaviour{ID: x.ID, Behaviour: parsed})
-		ids, names = append(ids, x.ID), append(names, parsed.Event)
-	}
-	began := time.Now()
-	to, err := l.readArchive(ctx, replay, names, from, cut)
-	if err != nil {
-		return false, Result{}, err
-	}
-	const progress = `UPDATE lane_behaviours SET replayed_seq = @to WHERE lane = @lane AND behaviour_id = ANY (@ids)`
-	res, err := l.commit(ctx, work{replay: replay, also: func(ctx context.Context, tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, progress, pgx.StrictNamedArgs{"to": to, "lane": l.number, "ids": ids})
-		return err
-	}})
-	if err == nil {
-		l.replaying.took(int(to-from), time.Since(began))
-	}
-	return true, res, err
-}
-
-// readArchive looks through the next part of the archive, adds the events with one of the names to a replay, and returns
-// up to where it has looked.
-func (l *Lane) readArchive(ctx context.Context, r *Replay, names []string, from, cut int64) (int64, error) {
-	const query = `
-		SELECT key, event_at, name, payload
-		FROM events
-		WHERE lane = @lane AND workspace_id = @workspace AND seq > @from AND seq <= @to AND name = ANY (@names)
-		ORDER BY seq`
-	to := min(from+int64(l.replaying.next(l.allowed)), cut)
-	rows, _ := l.store.pool.Query(ctx, query, pgx.StrictNamedArgs{
-		"lane": l.number, "workspace": r.Workspace, "from": from, "to": to, "names": names,
-	})
-	var e Replayed
-	var at time.Time
-	var payload []byte
-	_, err := pgx.ForEachRow(rows, []any{&e.Key, &at, &e.Name, &payload}, func() error {
-		e.At = at.UnixMilli()
-		decoded, err := DecodeEvent(payload)
-		if err != nil {
-			return err
-		}
-		e.Properties = decoded.Properties
-		r.Events = append(r.Events, e)
-		return nil
-	})
-	if err != nil {
-		return 0, fmt.Errorf("read archive of lane %d: %w", l.number, err)
-	}
-	return to, nil
-}
-
-func (l *Lane) setPhase(ctx context.Context, b *building, phase string) error {
-	const query = `
-		UPDATE lane_segments
-		SET phase = @phase, live_version = CASE WHEN @phase = 'done' THEN version ELSE live_version END
-		WHERE lane = @lane AND segment_id = @segment AND version = @version`
-	_, err := l.commit(ctx, work{also: func(ctx context.Context, tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{
-			"phase": phase, "lane": l.number, "segment": b.segment, "version": b.version,
+		evaluated[s.workspace] = append(evaluated[s.workspace], &Segment{
+			ID: s.id, Key: s.key, Version: s.followed, Rule: r, Behaviours: counted,
 		})
-		return err
-	}})
+		return s, nil
+	})
 	if err != nil {
-		return fmt.Errorf("set phase of segment %d at lane %d: %w", b.segment, l.number, err)
+		return nil, nil, fmt.Errorf("read segments of lane %d: %w", l.number, err)
 	}
-	b.phase = phase
+	return segments, evaluated, nil
+}
+
+// parsed returns the rule that the lane follows, if it was read before: a version never changes.
+func (l *Lane) parsed(s *laneSegment) *rule.Rule {
+	if defs := l.definitions[s.workspace]; defs != nil {
+		if known := defs.segments[s.id]; known != nil && known.Version == s.followed {
+			return known.Rule
+		}
+	}
 	return nil
 }
 
-// begin starts the evaluation once every lane is ready for it. A lane is ready after it has published what it replayed, so
-// what this one has to know of the others' archives is in its stream by then.
-func (l *Lane) begin(ctx context.Context, b *building, upTo time.Time) (bool, error) {
-	const query = `
-		SELECT count(*) FROM lane_segments
-		WHERE segment_id = $1 AND version = $2 AND phase <> 'replaying'`
-	var n int
-	if err := l.store.pool.QueryRow(ctx, query, b.segment, b.version).Scan(&n); err != nil {
-		return false, fmt.Errorf("ask whether segment %d is ready: %w", b.segment, err)
+// Building tells whether the lane has something to build.
+func (l *Lane) Building() bool { return len(l.building)+len(l.behind) > 0 }
+
+// Build does the next chunk of what is to be built, given that all that was in the lane's stream at the moment upTo is
+// applied, and that all that the lane had for others is published. worked is false if there is nothing this lane can do
+// now; it may have to wait for others. An error that [IsBug] is not worth trying again at once, and the lane may go on
+// with other things.
+func (l *Lane) Build(ctx context.Context, upTo time.Time) (worked bool, res Result, err error) {
+	for _, s := range l.building {
+		if s.phase == phaseEvaluating {
+			return l.sweepChunk(ctx, s)
+		}
 	}
-	if n < l.store.lanes {
+	for _, step := range []func(context.Context) (bool, error){l.beginSegments, l.finishSegments} {
+		if worked, err = step(ctx); worked || err != nil {
+			return worked, Result{}, err
+		}
+	}
+	return l.catchUp(ctx, upTo)
+}
+
+// beginSegments switches the lane to the newest versions of the segments of whose behaviours its profiles know all.
+func (l *Lane) beginSegments(ctx context.Context) (bool, error) {
+	var begin []int64
+	var versions []int32
+	for _, s := range l.building {
+		if (s.phase == phaseReplaying || s.phase == phaseReady) && l.complete(s.behaviours) {
+			begin, versions = append(begin, s.id), append(versions, int32(s.version))
+		}
+	}
+	if len(begin) == 0 {
 		return false, nil
 	}
-	if b.allReady.IsZero() {
-		b.allReady = time.Now()
+	// Only the newest version is begun, and whoever makes a newer one has to wait for it: a version that no lane follows
+	// goes. Nobody who changes a segment holds up the lane.
+	const newest = `
+		SELECT s.id
+		FROM segments AS s
+		JOIN unnest(@segments::bigint[], @versions::integer[]) AS t (id, version)
+		     ON t.id = s.id AND t.version = CASE WHEN s.deleting THEN 0 ELSE s.version END
+		ORDER BY s.id
+		FOR SHARE OF s SKIP LOCKED`
+	const follow = `
+		UPDATE lane_segments
+		SET phase = 'evaluating', live_version = version
+		WHERE lane = @lane AND segment_id = ANY (@begun)`
+	var begun []int64
+	_, err := l.commit(ctx, work{also: func(ctx context.Context, tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, newest, pgx.StrictNamedArgs{"segments": begin, "versions": versions}) // err: below
+		var err error
+		if begun, err = pgx.CollectRows(rows, pgx.RowTo[int64]); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, follow, pgx.StrictNamedArgs{"lane": l.number, "begun": begun})
+		return err
+	}})
+	if err != nil {
+		return false, fmt.Errorf("begin segments at lane %d: %w", l.number, err)
 	}
-	if !upTo.After(b.allReady) {
+	if len(begun) == 0 {
 		return false, nil
 	}
-	if err := l.setPhase(ctx, b, phaseEvaluating); err != nil {
-		return false, err
-	}
-	return true, l.Refresh(ctx) // from here on the new version is the one that µbatches evaluate
+	return true, l.Refresh(ctx) // from here on the new versions are those that µbatches evaluate
 }
 
 // sweepChunk evaluates the new version for the next profiles of the lane.
-func (l *Lane) sweepChunk(ctx context.Context, b *building) (bool, Result, error) {
+func (l *Lane) sweepChunk(ctx context.Context, s *laneSegment) (bool, Result, error) {
 	const query = `
 		SELECT workspace_id, id
 		FROM profiles
 		WHERE lane = $1 AND workspace_id = $2 AND id > $3
 		ORDER BY id
 		LIMIT $4`
-	began := time.Now()
-	rows, _ := l.store.pool.Query(ctx, query, l.number, b.workspace, b.cursor, l.sweeping.next(l.allowed))
+	rows, _ := l.store.pool.Query(ctx, query, l.number, s.workspace, s.cursor, l.store.chunks.sweep) // err: below
 	refs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Ref])
 	if err != nil {
 		return false, Result{}, fmt.Errorf("read profiles of lane %d: %w", l.number, err)
 	}
 	if len(refs) == 0 {
-		return true, Result{}, l.setPhase(ctx, b, phaseDone)
+		return true, Result{}, l.endSweep(ctx, s)
 	}
 	cause := CauseEdit
 	switch {
-	case b.version == 0:
+	case s.version == 0:
 		cause = CauseDelete
-	case b.first:
+	case s.live == 0:
 		cause = CauseBuild
 	}
 	last := refs[len(refs)-1].Key
-	const progress = `UPDATE lane_segments SET cursor = @cursor WHERE lane = @lane AND segment_id = @segment AND version = @version`
-	sweep := &Sweep{Segment: b.segment, Profiles: refs, Cause: cause}
+	const progress = `
+		UPDATE lane_segments
+		SET cursor = @cursor
+		WHERE lane = @lane AND segment_id = @segment AND version = @version`
+	sweep := &Sweep{Segment: s.id, Profiles: refs, Cause: cause}
 	res, err := l.commit(ctx, work{sweep: sweep, also: func(ctx context.Context, tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, progress, pgx.StrictNamedArgs{
-			"cursor": last, "lane": l.number, "segment": b.segment, "version": b.version,
+			"cursor": last, "lane": l.number, "segment": s.id, "version": s.version,
 		})
 		return err
 	}})
 	if err == nil {
-		b.cursor = last
-		l.sweeping.took(len(refs), time.Since(began))
+		s.cursor = last
 	}
 	return true, res, err
 }
 
-// finish makes a version the live one, or takes a deleted segment away, once every lane is done.
-func (l *Lane) finish(ctx context.Context, b *building) (bool, error) {
-	const count = `SELECT count(*) FROM lane_segments WHERE segment_id = $1 AND version = $2 AND phase = 'done'`
-	const live = `
-		UPDATE segments
-		SET live_version = version, live_rule = rule, live_behaviours = behaviours
-		WHERE id = $1 AND version = $2 AND live_version <> version AND NOT deleting`
-	var n int
-	if err := l.store.pool.QueryRow(ctx, count, b.segment, b.version).Scan(&n); err != nil {
-		return false, fmt.Errorf("ask whether segment %d is done: %w", b.segment, err)
+func (l *Lane) endSweep(ctx context.Context, s *laneSegment) error {
+	const query = `
+		UPDATE lane_segments
+		SET phase = 'done'
+		WHERE lane = @lane AND segment_id = @segment AND version = @version`
+	_, err := l.commit(ctx, work{also: func(ctx context.Context, tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{"lane": l.number, "segment": s.id, "version": s.version})
+		return err
+	}})
+	if err != nil {
+		return fmt.Errorf("end sweep of segment %d at lane %d: %w", s.id, l.number, err)
 	}
-	if n < l.store.lanes {
+	s.phase = phaseDone
+	return nil
+}
+
+// finishSegments makes the versions live, or takes the deleted segments away, that every lane is done with.
+func (l *Lane) finishSegments(ctx context.Context) (bool, error) {
+	const query = `
+		SELECT segment_id, version
+		FROM lane_segments
+		WHERE lane = ANY (@lanes) AND segment_id = ANY (@segments) AND phase = 'done'
+		GROUP BY segment_id, version
+		HAVING count(*) = cardinality(@lanes::smallint[])`
+	var ids []int64
+	for _, s := range l.building {
+		if s.settled() {
+			ids = append(ids, s.id)
+		}
+	}
+	if len(ids) == 0 {
 		return false, nil
 	}
-	if b.version == 0 {
-		if err := l.store.removeSegment(ctx, b.segment); err != nil {
-			return false, err
+	type done struct {
+		Segment int64
+		Version int
+	}
+	rows, _ := l.store.pool.Query(ctx, query, pgx.StrictNamedArgs{"lanes": laneList(l.store.lanes), "segments": ids}) // err: below
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[done])
+	if err != nil {
+		return false, fmt.Errorf("ask which segments are done: %w", err)
+	}
+	finished := false
+	for _, f := range list {
+		finish := l.store.makeLive
+		if f.Version == 0 {
+			finish = l.store.removeSegment
 		}
-	} else if _, err := l.store.pool.Exec(ctx, live, b.segment, b.version); err != nil {
-		return false, fmt.Errorf("make segment %d live: %w", b.segment, err)
+		done, err := l.store.undisturbed(ctx, l.segments[f.Segment].workspace, func(tx pgx.Tx) error {
+			return finish(ctx, tx, f.Segment, f.Version)
+		})
+		if err != nil {
+			return false, fmt.Errorf("finish version %d of segment %d: %w", f.Version, f.Segment, err)
+		}
+		finished = finished || done
+	}
+	if !finished {
+		return false, nil
 	}
 	return true, l.Refresh(ctx)
 }
 
-// removeSegment takes away what is left of a segment that nobody is in any more. Its transitions stay.
-func (s *Store) removeSegment(ctx context.Context, id int64) error {
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if err := s.activation.SegmentDeleted(ctx, tx, id); err != nil {
+// undisturbed runs do while nobody changes the workspace's definitions, and retires afterwards what is counted for nobody
+// any more. done is false if somebody does; then it is to be tried again.
+func (s *Store) undisturbed(ctx context.Context, workspace int32, do func(pgx.Tx) error) (done bool, err error) {
+	const lock = `SELECT set_config('lock_timeout', '5s', true), pg_try_advisory_xact_lock($1, $2)`
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		var timeout string
+		if err := tx.QueryRow(ctx, lock, definitionsLock, workspace).Scan(&timeout, &done); err != nil || !done {
 			return err
 		}
-		var deleting bool
-		const lock = `SELECT deleting FROM segments WHERE id = $1 FOR UPDATE`
-		err := tx.QueryRow(ctx, lock, id).Scan(&deleting)
-		if errors.Is(err, pgx.ErrNoRows) || err == nil && !deleting {
-			return nil
-		}
-		if err != nil {
+		if err := do(tx); err != nil {
 			return err
 		}
-		for _, query := range []string{
-			`DELETE FROM segment_counts WHERE segment_id = $1`,
-			`DELETE FROM segment_days WHERE segment_id = $1`,
-			`DELETE FROM lane_segments WHERE segment_id = $1`,
-			`DELETE FROM segments WHERE id = $1`,
-		} {
-			if _, err := tx.Exec(ctx, query, id); err != nil {
-				return err
-			}
-		}
-		return nil
+		return retireBehaviours(ctx, tx, workspace)
 	})
+	return done && err == nil, err
+}
+
+// makeLive notes that the members of a segment follow its newest version everywhere.
+func (s *Store) makeLive(ctx context.Context, tx pgx.Tx, segment int64, version int) error {
+	const query = `
+		UPDATE segments
+		SET live_version = version
+		WHERE id = $1 AND version = $2 AND live_version <> version AND NOT deleting`
+	if _, err := tx.Exec(ctx, query, segment, version); err != nil {
+		return err
+	}
+	return forgetVersions(ctx, tx, segment, s.lanes)
+}
+
+// removeSegment takes away what is left of a segment that nobody is in any more. Its transitions stay.
+func (s *Store) removeSegment(ctx context.Context, tx pgx.Tx, id int64, _ int) error {
+	if err := s.activation.SegmentDeleted(ctx, tx, id); err != nil {
+		return err
+	}
+	var deleting bool
+	const lock = `SELECT deleting FROM segments WHERE id = $1 FOR UPDATE`
+	err := tx.QueryRow(ctx, lock, id).Scan(&deleting)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && !deleting {
+		return nil
+	}
 	if err != nil {
-		return fmt.Errorf("remove segment %d: %w", id, err)
+		return err
+	}
+	for _, query := range []string{
+		`DELETE FROM segment_counts WHERE segment_id = $1`,
+		`DELETE FROM lane_segments WHERE segment_id = $1`,
+		`DELETE FROM segments WHERE id = $1`, // and its versions with it
+	} {
+		if _, err := tx.Exec(ctx, query, id); err != nil {
+			return err
+		}
 	}
 	return nil
 }

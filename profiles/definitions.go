@@ -30,6 +30,7 @@ type Definitions struct {
 	Secret    Secret
 
 	behaviours  map[string][]*Behaviour // by event name
+	retired     map[int32]bool          // behaviours that are counted no more
 	segments    map[int64]*evaluated
 	byKey       map[string]*evaluated
 	byBehaviour map[int32][]*evaluated

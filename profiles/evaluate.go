@@ -81,6 +81,7 @@ func (s *step) evaluate() {
 			s.out.Profiles[ref] = nil
 			continue
 		}
+		p.forget(s.in.Definitions[p.Workspace].retired)
 		s.out.Profiles[ref] = p.Profile
 	}
 }

@@ -55,8 +55,11 @@ type Lane struct {
 
 	generation  int16 // of dedupe
 	definitions map[int32]*Definitions
-	building    map[int64]*building
-	fingerprint string // of the definitions
+	fingerprint string                   // of the definitions
+	segments    map[int64]*laneSegment   // how far the lane is with each
+	building    []*laneSegment           // those with something left to do, by id
+	behaviours  map[int32]*laneBehaviour // what the lane folds
+	behind      []int32                  // those that are not complete, by id
 	state       *State
 	heard       []int64   // the last number applied of each lane's outbox
 	outstanding int64     // rows of the outbox
@@ -97,13 +100,12 @@ func (s *Store) Open(ctx context.Context, lease Lease) (*Lane, error) {
 		FROM lanes
 		WHERE lane = $1 AND epoch = $2`
 	l := &Lane{
-		store:    s,
-		number:   lease.Lane,
-		epoch:    lease.Epoch,
-		lease:    lease.TTL,
-		log:      s.log.With("lane", lease.Lane),
-		building: map[int64]*building{},
-		state:    NewState(),
+		store:  s,
+		number: lease.Lane,
+		epoch:  lease.Epoch,
+		lease:  lease.TTL,
+		log:    s.log.With("lane", lease.Lane),
+		state:  NewState(),
 
 		allowed:   10 * time.Millisecond,
 		ringing:   pace{least: 100, most: 5000},

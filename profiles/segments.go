@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -37,7 +38,25 @@ type StoredSegment struct {
 
 	Members  int64
 	Progress float64   // of the build of Version, 0 to 1
+	Build    *Build    // nil if it is live, or being deleted
 	AsOf     time.Time // all events accepted up to then are included; zero if nobody knows
+}
+
+// The phases of a build: that of the lane which is least far.
+const (
+	BuildQueued     = "queued"     // not taken up yet
+	BuildReplaying  = "replaying"  // the archive is gone through for what the rule counts
+	BuildWaiting    = "waiting"    // for the builds of segments that the rule refers to
+	BuildEvaluating = "evaluating" // the profiles are gone through
+)
+
+// Build is how far a segment's newest version is on its way to be the live one.
+type Build struct {
+	Version          int
+	Phase            string
+	Progress         float64 // 0 to 1
+	LanesDone, Lanes int
+	StartedAt        time.Time // when the version was made
 }
 
 // Live tells whether the members follow the rule, rather than the one before, or none.
@@ -68,7 +87,7 @@ func (s *Segments) Create(ctx context.Context, workspace int32, d SegmentDefinit
 		return StoredSegment{}, err
 	}
 	return s.define(ctx, workspace, func(tx pgx.Tx) (id int64, err error) {
-		canonical, behaviours, err := register(ctx, tx, workspace, r)
+		v, err := newVersion(ctx, tx, workspace, r)
 		if err != nil {
 			return 0, err
 		}
@@ -78,13 +97,16 @@ func (s *Segments) Create(ctx context.Context, workspace int32, d SegmentDefinit
 			ON CONFLICT (workspace_id, key) DO NOTHING
 			RETURNING id`
 		err = tx.QueryRow(ctx, query, pgx.StrictNamedArgs{
-			"workspace": workspace, "key": d.Key, "name": d.Name, "description": d.Description, "rule": canonical,
-			"behaviours": behaviours,
+			"workspace": workspace, "key": d.Key, "name": d.Name, "description": d.Description, "rule": v.rule,
+			"behaviours": v.behaviours,
 		}).Scan(&id)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return 0, ErrExists
 		}
-		return id, err
+		if err != nil {
+			return 0, err
+		}
+		return id, addVersion(ctx, tx, id)
 	})
 }
 
@@ -135,10 +157,11 @@ func (s *Segments) Update(ctx context.Context, workspace int32, ref SegmentRef, 
 				return 0, err
 			}
 			if !bytes.Equal(canonical, old.Rule) {
-				args["rule"], args["behaviours"], err = register(ctx, tx, workspace, r)
+				v, err := newVersion(ctx, tx, workspace, r)
 				if err != nil {
 					return 0, err
 				}
+				args["rule"], args["behaviours"] = v.rule, v.behaviours
 				const query = `
 					UPDATE segments
 					SET name        = @name,
@@ -149,8 +172,10 @@ func (s *Segments) Update(ctx context.Context, workspace int32, ref SegmentRef, 
 					    revision    = revision + 1,
 					    updated_at  = now()
 					WHERE id = @id`
-				_, err = tx.Exec(ctx, query, args)
-				return old.ID, err
+				if _, err := tx.Exec(ctx, query, args); err != nil {
+					return 0, err
+				}
+				return old.ID, addVersion(ctx, tx, old.ID)
 			}
 		}
 		if name == old.Name && description == old.Description {
@@ -173,15 +198,15 @@ func (s *Segments) Update(ctx context.Context, workspace int32, ref SegmentRef, 
 func (s *Segments) Delete(ctx context.Context, workspace int32, ref SegmentRef, ifRevision int) (StoredSegment, error) {
 	return s.define(ctx, workspace, func(tx pgx.Tx) (int64, error) {
 		old, err := lockSegment(ctx, tx, workspace, ref, ifRevision)
-		if err != nil {
-			return 0, err
+		if err != nil || old.Deleting {
+			return old.ID, err
 		}
 		const query = `
 			UPDATE segments
 			SET deleting   = true,
 			    revision   = revision + 1,
 			    updated_at = now()
-			WHERE id = @id AND NOT deleting`
+			WHERE id = @id`
 		_, err = tx.Exec(ctx, query, pgx.StrictNamedArgs{"id": old.ID})
 		return old.ID, err
 	})
@@ -268,16 +293,18 @@ func (s *Segments) SegmentInfo(ctx context.Context, workspace int32, ids []int64
 	return info, nil
 }
 
-// define runs change while nobody else changes the workspace's segments, retires the behaviours that no rule counts any
-// more, and returns the segment changed.
+// define runs change while nobody else changes the workspace's definitions, forgets what nobody needs any more, and returns
+// the segment changed.
 func (s *Segments) define(ctx context.Context, workspace int32, change func(pgx.Tx) (int64, error)) (seg StoredSegment, err error) {
 	err = pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
-		const lock = `SELECT pg_advisory_xact_lock($1, $2)`
-		if _, err := tx.Exec(ctx, lock, segmentsLock, workspace); err != nil {
-			return fmt.Errorf("lock segments: %w", err)
+		if err := lockDefinitions(ctx, tx, workspace); err != nil {
+			return err
 		}
 		id, err := change(tx)
 		if err != nil {
+			return err
+		}
+		if err := forgetVersions(ctx, tx, id, s.lanes); err != nil {
 			return err
 		}
 		if err := retireBehaviours(ctx, tx, workspace); err != nil {
@@ -287,63 +314,6 @@ func (s *Segments) define(ctx context.Context, workspace int32, change func(pgx.
 		return err
 	})
 	return seg, err
-}
-
-// segmentsLock and a workspace's id are the advisory lock of that workspace's definitions.
-const segmentsLock = 0x73656773 // "segs"
-
-// register makes sure that everything a rule counts is counted for the workspace, and returns the rule as it is stored
-// and its behaviours' ids in their order.
-func register(ctx context.Context, tx pgx.Tx, workspace int32, r *rule.Rule) (canonical jsontext.Value, ids []int32, err error) {
-	canonical, err = r.MarshalJSON()
-	if err != nil {
-		return nil, nil, err
-	}
-	ids = []int32{}
-	for _, b := range r.Behaviours() {
-		// A retired behaviour has missed events, so it is never taken up again.
-		const query = `
-			WITH found AS (
-				SELECT id
-				FROM behaviours
-				WHERE workspace_id = @workspace AND NOT retired AND definition = @definition AND keep >= @keep
-				ORDER BY keep
-				LIMIT 1
-			), made AS (
-				INSERT INTO behaviours (workspace_id, definition, keep)
-				SELECT @workspace, @definition, @keep
-				WHERE NOT EXISTS (SELECT FROM found)
-				RETURNING id
-			)
-			SELECT id FROM found
-			UNION ALL
-			SELECT id FROM made`
-		var id int32
-		err := tx.QueryRow(ctx, query, pgx.StrictNamedArgs{
-			"workspace": workspace, "definition": b.Canonical(), "keep": b.Keep,
-		}).Scan(&id)
-		if err != nil {
-			return nil, nil, fmt.Errorf("register behaviour: %w", err)
-		}
-		ids = append(ids, id)
-	}
-	return canonical, ids, nil
-}
-
-// retireBehaviours ends the behaviours that no segment of the workspace refers to any more.
-func retireBehaviours(ctx context.Context, tx pgx.Tx, workspace int32) error {
-	const query = `
-		UPDATE behaviours b
-		SET retired = true
-		WHERE b.workspace_id = @workspace AND NOT b.retired
-			AND NOT EXISTS (
-				SELECT
-				FROM segments s
-				WHERE s.workspace_id = @workspace AND (b.id = ANY (s.behaviours) OR b.id = ANY (s.live_behaviours)))`
-	if _, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{"workspace": workspace}); err != nil {
-		return fmt.Errorf("retire behaviours: %w", err)
-	}
-	return nil
 }
 
 // lockSegment returns a segment whose row nobody else can change until tx ends.
@@ -400,7 +370,7 @@ func (s *Segments) measure(ctx context.Context, list []StoredSegment) error {
 	if err != nil {
 		return err
 	}
-	progress, err := s.progress(ctx, ids)
+	builds, err := s.builds(ctx, ids)
 	if err != nil {
 		return err
 	}
@@ -408,7 +378,11 @@ func (s *Segments) measure(ctx context.Context, list []StoredSegment) error {
 		seg := &list[i]
 		seg.AsOf, seg.Members, seg.Progress = asOf, members[seg.ID], 1
 		if !seg.Live() {
-			seg.Progress = progress[seg.ID]
+			seg.Build = builds[seg.ID]
+			seg.Progress = 0
+		}
+		if seg.Build != nil {
+			seg.Progress = seg.Build.Progress
 		}
 	}
 	return nil
@@ -433,49 +407,62 @@ func (s *Segments) members(ctx context.Context, ids []int64) (map[int64]int64, e
 	return members, nil
 }
 
-// progress tells how far the segments' builds are: half of a lane's part is replaying the archive, the other half going
+// builds tells how far the segments' builds are: half of a lane's part is replaying the archive, the other half going
 // through its profiles, in the order of their ids, which are evenly spread.
-func (s *Segments) progress(ctx context.Context, ids []int64) (map[int64]float64, error) {
+func (s *Segments) builds(ctx context.Context, ids []int64) (map[int64]*Build, error) {
 	const query = `
-		SELECT s.id AS segment_id, b.phase, b.cursor,
-			coalesce((
-				SELECT avg(CASE WHEN l.cut_seq > 0 THEN l.replayed_seq::float8 / l.cut_seq ELSE 1 END)
-				FROM lane_behaviours l
-				WHERE l.lane = b.lane AND l.behaviour_id = ANY (s.behaviours)), 0) AS replayed
-		FROM segments s
-		JOIN lane_segments b ON b.segment_id = s.id AND b.version = s.version
-		WHERE s.id = ANY (@ids) AND s.version <> s.live_version AND b.lane = ANY (@lanes)`
+		SELECT s.id, s.version, v.created_at, coalesce(k.phase, 'queued'),
+		       coalesce(k.cursor, '00000000-0000-0000-0000-000000000000'),
+		       coalesce((
+		           SELECT avg(CASE WHEN b.cut_seq > 0 THEN b.replayed_seq::float8 / b.cut_seq ELSE 1 END)
+		           FROM lane_behaviours AS b
+		           WHERE b.lane = k.lane AND b.behaviour_id = ANY (v.behaviours)), 1)
+		FROM segments AS s
+		JOIN segment_versions AS v ON v.segment_id = s.id AND v.version = s.version
+		CROSS JOIN unnest(@lanes::smallint[]) AS l (lane)
+		LEFT JOIN lane_segments AS k ON k.lane = l.lane AND k.segment_id = s.id AND k.version = s.version
+		WHERE s.id = ANY (@ids) AND s.version <> s.live_version AND NOT s.deleting`
 	type part struct {
-		SegmentID int64
-		Phase     string
-		Cursor    [16]byte
-		Replayed  float64
+		Segment  int64
+		Version  int
+		Started  time.Time
+		Phase    string
+		Cursor   Key
+		Replayed float64
 	}
 	rows, _ := s.db.Query(ctx, query, pgx.StrictNamedArgs{"lanes": laneList(s.lanes), "ids": ids}) // err: below
-	parts, err := pgx.CollectRows(rows, pgx.RowToStructByName[part])
+	parts, err := pgx.CollectRows(rows, pgx.RowToStructByPos[part])
 	if err != nil {
 		return nil, fmt.Errorf("measure builds: %w", err)
 	}
-	progress := map[int64]float64{}
+	builds := map[int64]*Build{}
 	for _, p := range parts {
-		var done float64
-		switch p.Phase {
-		case "replaying":
-			done = min(p.Replayed, 1) / 2
-		case "ready":
-			done = 0.5
-		case "evaluating":
-			done = 0.5 + float64(binary.BigEndian.Uint64(p.Cursor[:8]))/(1<<64)/2
-		case "done":
-			done = 1
+		b := builds[p.Segment]
+		if b == nil {
+			b = &Build{Version: p.Version, Phase: BuildEvaluating, Lanes: s.lanes, StartedAt: p.Started}
+			builds[p.Segment] = b
 		}
-		progress[p.SegmentID] += done / float64(s.lanes)
+		phase, done := BuildQueued, 0.0
+		switch p.Phase {
+		case phaseReplaying:
+			phase, done = BuildReplaying, min(p.Replayed, 1)/2
+		case phaseReady:
+			phase, done = BuildWaiting, 0.5
+		case phaseEvaluating:
+			phase, done = BuildEvaluating, 0.5+float64(binary.BigEndian.Uint64(p.Cursor[:8]))/(1<<64)/2
+		case phaseDone:
+			phase, done = BuildEvaluating, 1
+			b.LanesDone++
+		}
+		if slices.Index(buildPhases, phase) < slices.Index(buildPhases, b.Phase) {
+			b.Phase = phase
+		}
+		b.Progress = min(b.Progress+done/float64(s.lanes), 1)
 	}
-	for id, p := range progress {
-		progress[id] = min(p, 1)
-	}
-	return progress, nil
+	return builds, nil
 }
+
+var buildPhases = []string{BuildQueued, BuildReplaying, BuildWaiting, BuildEvaluating}
 
 // asOf returns the moment up to which every accepted event is in what the database says, or zero if a lane has not said.
 func asOf(ctx context.Context, db database, lanes int) (time.Time, error) {

@@ -224,6 +224,18 @@ func (p *Profile) clone() *Profile {
 	return &c
 }
 
+// forget drops the timelines of behaviours that are counted no more. A profile is rid of them when it is next written, which
+// costs nothing extra; until then they do no harm, because ids are not used again.
+func (p *Profile) forget(retired map[int32]bool) {
+	if len(retired) == 0 {
+		return
+	}
+	for i := range p.Fragments {
+		f := &p.Fragments[i]
+		f.Timelines = slices.DeleteFunc(f.Timelines, func(b Behaved) bool { return retired[b.Behaviour] })
+	}
+}
+
 // attach merges a fragment, or a part of one, into the profile.
 func (p *Profile) attach(f Fragment) {
 	i, found := slices.BinarySearchFunc(p.Fragments, f.Key, compareFragment)

@@ -39,6 +39,7 @@ type Store struct {
 	lanes      int
 	cached     int
 	version    string
+	chunks     chunks
 }
 
 // enqueuer takes over who entered and who left, and which segments are no more; *activation.Ledger is the real one.
@@ -58,6 +59,7 @@ func NewStore(pool *pgxpool.Pool, cfg Config, out enqueuer, wake func(), log *sl
 		lanes:      cfg.Lanes,
 		cached:     cfg.Cached,
 		version:    cfg.Version,
+		chunks:     defaultChunks,
 	}
 }
 
