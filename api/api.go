@@ -127,6 +127,7 @@ var routes = []route{
 	{method: "PUT", pattern: "/segments/{segment}", scope: Write, handle: replaceSegment},
 	{method: "PATCH", pattern: "/segments/{segment}", scope: Write, handle: updateSegment},
 	{method: "DELETE", pattern: "/segments/{segment}", scope: Write, handle: deleteSegment},
+	{method: "POST", pattern: "/segments/{segment}/cancel", scope: Write, handle: cancelSegment},
 	{method: "GET", pattern: "/segments/{segment}/members", scope: Read, handle: listMembers},
 	{method: "GET", pattern: "/segments/{segment}/members.csv", scope: Read, stream: exportCSV},
 	{method: "GET", pattern: "/segments/{segment}/members.ndjson", scope: Read, stream: exportNDJSON},

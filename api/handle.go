@@ -171,17 +171,28 @@ func toProblem(err error) *problem.Problem {
 	var p *problem.Problem
 	var notRule *rule.Error
 	var field *activation.FieldError
+	var referred *profiles.ReferredError
 	switch {
 	case errors.As(err, &p):
 		return p
 	case errors.As(err, &notRule):
-		return aboutRule(notRule.Problems)
+		return aboutRule("rule", notRule.Problems)
 	case errors.Is(err, profiles.ErrNotFound), errors.Is(err, collector.ErrNotFound), errors.Is(err, activation.ErrNotFound):
 		return errNotFound()
 	case errors.Is(err, profiles.ErrChanged), errors.Is(err, activation.ErrStale):
 		return errChanged()
 	case errors.Is(err, profiles.ErrDeleting):
 		return problem.New(http.StatusConflict, "deleting", "It is being deleted.")
+	case errors.As(err, &referred):
+		p = problem.New(http.StatusConflict, "referred", "Other segments refer to it.")
+		p.Detail = "Delete or edit these first, and wait until their edits are live: " + strings.Join(referred.By, ", ") + "."
+		return p
+	case errors.Is(err, profiles.ErrNeverLive):
+		p = problem.New(http.StatusConflict, "never_live", "It has never been live.")
+		p.Detail = "There is no rule to go back to. Delete it instead."
+		return p
+	case errors.Is(err, profiles.ErrNothingToCancel):
+		return problem.New(http.StatusConflict, "nothing_to_cancel", "There is no edit that is not live yet.")
 	case errors.Is(err, profiles.ErrExists), errors.Is(err, collector.ErrConflict), errors.Is(err, activation.ErrConflict):
 		p = problem.New(http.StatusConflict, "already_exists", "There is one with that key already.")
 		p.Errors = []problem.FieldError{{Pointer: "#/key", Code: "already_exists", Detail: "is taken"}}

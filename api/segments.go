@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -207,6 +208,28 @@ func deleteSegment(c *call) (answer, error) {
 	return replySegment(http.StatusAccepted, s, err)
 }
 
+func cancelSegment(c *call) (answer, error) {
+	if err := c.noBody(); err != nil {
+		return answer{}, err
+	}
+	ref, err := c.segmentRef()
+	if err != nil {
+		return answer{}, err
+	}
+	revision, err := c.ifMatch()
+	if err != nil {
+		return answer{}, err
+	}
+	s, err := c.segments.Cancel(c.Context(), c.workspace(), ref, revision)
+	var notRule *rule.Error
+	if errors.As(err, &notRule) { // nothing that the request says is wrong
+		p := problem.New(http.StatusConflict, "circle", "There is no way back to the rule that is live.")
+		p.Detail = "Other segments have been edited: going back " + notRule.Problems[0].Detail + "."
+		return answer{}, p
+	}
+	return replySegment(http.StatusOK, s, err)
+}
+
 type memberJSON struct {
 	ProfileID   profiles.Key          `json:"profile_id"`
 	Identifiers []profiles.Identifier `json:"identifiers"`
@@ -242,12 +265,12 @@ func listMembers(c *call) (answer, error) {
 	return reply(http.StatusOK, freshPage[memberJSON]{p, unlessZero(s.AsOf)})
 }
 
-// aboutRule turns what is wrong with a rule into what is wrong with the body it came in.
-func aboutRule(faults []rule.Problem) *problem.Problem {
+// aboutRule turns what is wrong with a rule into what is wrong with the body of which it was a member.
+func aboutRule(member string, faults []rule.Problem) *problem.Problem {
 	list := make([]problem.FieldError, len(faults))
 	for i, f := range faults {
 		list[i] = problem.FieldError{
-			Pointer: "#/rule" + strings.TrimPrefix(f.Pointer, "#"), Code: "rule", Detail: f.Detail,
+			Pointer: "#/" + member + strings.TrimPrefix(f.Pointer, "#"), Code: "rule", Detail: f.Detail,
 		}
 	}
 	return invalid(list...)

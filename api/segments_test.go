@@ -179,3 +179,97 @@ func TestABuildShowsItsProgress(t *testing.T) {
 		t.Errorf("built: %s", got)
 	}
 }
+
+func TestAnEditIsTakenBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const path = "/api/v1/segments/acme-buyers"
+	w.as(w.acme, "POST", path+"/cancel", "").want(409, "never_live")
+	w.exec(`UPDATE segments SET live_version = 1 WHERE key = 'acme-buyers'`)
+	w.as(w.acme, "POST", path+"/cancel", "").want(409, "nothing_to_cancel")
+	w.as(w.acme, "PATCH", path, `{"rule":{"event":"Refund"},"name":"Refunders"}`).want(200)
+	w.as(w.acme, "POST", path+"/cancel", "", header("If-Match", `"1"`)).want(412, "changed")
+	back := w.as(w.acme, "POST", path+"/cancel", "", header("If-Match", `"2"`), header("Idempotency-Key", "back")).want(200)
+	if !strings.Contains(string(back.at("rule")), "Order Completed") || string(back.at("version")) != "3" || back.str("status") != "building" ||
+		back.str("name") != "Refunders" || back.Header.Get("ETag") != `"3"` {
+		t.Errorf("taken back: %s", back.Body)
+	}
+	if again := w.as(w.acme, "POST", path+"/cancel", "", header("If-Match", `"2"`), header("Idempotency-Key", "back")).want(200); again.Body != back.Body {
+		t.Errorf("taken back, and again: %s", again.Body)
+	}
+	w.as(w.acme, "POST", path+"/cancel", "").want(409, "nothing_to_cancel")
+	if got := w.behaviours(); len(got) != 2 || !strings.HasSuffix(got[1], "retired") {
+		t.Errorf("counted: %v", got)
+	}
+	w.as(w.acme, "POST", path+"/cancel", `{"force":true}`).want(400)
+	w.as(w.acme, "DELETE", path, "").want(202)
+	w.as(w.acme, "POST", path+"/cancel", "").want(409, "deleting")
+}
+
+func TestSegmentsReferToEachOther(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	create := func(key, rule string) answer {
+		t.Helper()
+		return w.as(w.acme, "POST", "/api/v1/segments", fmt.Sprintf(`{"key":%q,"name":"n","rule":%s}`, key, rule))
+	}
+	edit := func(key, rule string) answer {
+		t.Helper()
+		return w.as(w.acme, "PATCH", "/api/v1/segments/"+key, fmt.Sprintf(`{"rule":%s}`, rule))
+	}
+	fault := func(a answer, pointer, detail string) {
+		t.Helper()
+		if a.want(422, "invalid"); a.str("errors", 0, "pointer") != pointer || a.str("errors", 0, "detail") != detail {
+			t.Errorf("%s: %s, want %s: %s", a.asked, a.Body, pointer, detail)
+		}
+	}
+	create("a", `{"event":"x"}`).want(201)
+	create("b", `{"all":[{"event":"x"},{"not":{"segment":"a"}}]}`).want(201)
+	create("c", `{"any":[{"segment":"a"},{"segment":"b"}]}`).want(201)
+	fault(create("d", `{"any":[{"segment":"a"},{"not":{"segment":"nobody"}}]}`), "#/rule/any/1/not/segment", "no segment has this key")
+	fault(create("d", `{"segment":"d"}`), "#/rule/segment", "no segment has this key")
+	fault(create("d", `{"segment":"globex-buyers"}`), "#/rule/segment", "no segment has this key")
+	fault(edit("a", `{"not":{"segment":"c"}}`), "#/rule/not/segment", "makes a circle: a → c → a")
+	fault(edit("a", `{"segment":"a"}`), "#/rule/segment", "makes a circle: a → a")
+	fault(edit("a", `{"all":[{"event":"x"},{"segment":"b"}]}`), "#/rule/all/1/segment", "makes a circle: a → b → a")
+	edit("b", `{"segment":"a"}`).want(200)
+
+	if got := w.as(w.acme, "DELETE", "/api/v1/segments/a", "").want(409, "referred"); !strings.Contains(got.str("detail"), ": b, c.") {
+		t.Errorf("refused with %s", got.Body)
+	}
+	// What is live still refers to it, although the newest rule does not.
+	w.exec(`UPDATE segments SET live_version = version`)
+	edit("c", `{"segment":"b"}`).want(200)
+	if got := w.as(w.acme, "DELETE", "/api/v1/segments/a", "").want(409, "referred"); !strings.Contains(got.str("detail"), ": b, c.") {
+		t.Errorf("refused with %s", got.Body)
+	}
+	// Going back to what was live may have become a circle.
+	edit("b", `{"event":"x"}`).want(200)
+	edit("a", `{"segment":"b"}`).want(200)
+	if got := w.as(w.acme, "POST", "/api/v1/segments/b/cancel", "").want(409, "circle"); !strings.Contains(got.str("detail"), "b → a → b") {
+		t.Errorf("refused with %s", got.Body)
+	}
+	w.as(w.acme, "DELETE", "/api/v1/segments/c", "").want(202)
+	fault(create("d", `{"segment":"c"}`), "#/rule/segment", "no segment has this key")
+}
+
+func TestReferencesHaveADepth(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	create := func(i int, rule string) answer {
+		t.Helper()
+		return w.as(w.acme, "POST", "/api/v1/segments", fmt.Sprintf(`{"key":"s%d","name":"n","rule":%s}`, i, rule))
+	}
+	create(0, `{"event":"x"}`).want(201)
+	for i := 1; i <= 16; i++ {
+		create(i, fmt.Sprintf(`{"segment":"s%d"}`, i-1)).want(201)
+	}
+	const detail = "makes 17 references one upon the other, at most 16 are allowed"
+	if got := create(17, `{"segment":"s16"}`).want(422, "invalid"); got.str("errors", 0, "detail") != detail {
+		t.Errorf("one more above: %s", got.Body)
+	}
+	got := w.as(w.acme, "PATCH", "/api/v1/segments/s0", `{"rule":{"segment":"acme-buyers"}}`).want(422, "invalid")
+	if got.str("errors", 0, "detail") != detail {
+		t.Errorf("one more below: %s", got.Body)
+	}
+}

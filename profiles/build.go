@@ -15,14 +15,15 @@ import (
 // How a segment comes true for what is already there.
 //
 // A lane evaluates one version of each segment. It takes up a newer one between two µbatches, waits until its profiles know
-// all that there is to know of the version's behaviours. Then it switches: from the next µbatch on the new version is what it evaluates, and it goes through its
+// all that there is to know of the version's behaviours, and until the segments that the rule refers to follow their
+// newest versions. Then it switches: from the next µbatch on the new version is what it evaluates, and it goes through its
 // profiles once. What they have been before makes the one difference that is emitted, whichever versions came between.
 // When every lane has done so the version is live. A deleted segment goes the same way, with nobody in it.
 
 // The phases of a lane with a segment's version, in their order.
 const (
 	phaseReplaying  = "replaying" // waits for its behaviours
-	phaseReady      = "ready"     // its behaviours are complete
+	phaseReady      = "ready"     // waits for other segments
 	phaseEvaluating = "evaluating"
 	phaseDone       = "done"
 )
@@ -37,9 +38,11 @@ type laneSegment struct {
 
 	version    int     // on its way to be the one that is followed; 0: deleted
 	behaviours []int32 // of version
+	refersTo   []int64 // by version
 	phase      string
 	cursor     Key // profiles up to here are evaluated
 	followed   int // version that the lane's memberships follow; 0: none
+	following  []int64
 }
 
 // settled tells whether the lane has nothing left to do for the newest version.
@@ -177,8 +180,8 @@ func (l *Lane) takeUpSegments(ctx context.Context, tx pgx.Tx) error {
 func (l *Lane) readSegments(ctx context.Context, tx pgx.Tx) ([]*laneSegment, map[int32][]*Segment, error) {
 	const query = `
 		SELECT s.id, s.key, s.workspace_id, CASE WHEN s.deleting THEN 0 ELSE s.version END, s.live_version,
-		       k.version, next.behaviours, k.phase, k.cursor,
-		       k.live_version, now.rule, now.behaviours
+		       k.version, next.behaviours, next.refers_to, k.phase, k.cursor,
+		       k.live_version, now.refers_to, now.rule, now.behaviours
 		FROM lane_segments AS k
 		JOIN segments AS s ON s.id = k.segment_id
 		LEFT JOIN segment_versions AS next ON next.segment_id = s.id AND next.version = k.version
@@ -191,8 +194,8 @@ func (l *Lane) readSegments(ctx context.Context, tx pgx.Tx) ([]*laneSegment, map
 		s := &laneSegment{}
 		var text []byte
 		var counted []int32
-		err := row.Scan(&s.id, &s.key, &s.workspace, &s.newest, &s.live, &s.version, &s.behaviours, &s.phase, &s.cursor,
-			&s.followed, &text, &counted)
+		err := row.Scan(&s.id, &s.key, &s.workspace, &s.newest, &s.live, &s.version, &s.behaviours, &s.refersTo, &s.phase, &s.cursor,
+			&s.followed, &s.following, &text, &counted)
 		if err != nil || s.followed == 0 {
 			return s, err
 		}
@@ -244,18 +247,24 @@ func (l *Lane) Build(ctx context.Context, upTo time.Time) (worked bool, res Resu
 	return l.catchUp(ctx, upTo)
 }
 
-// beginSegments switches the lane to the newest versions of the segments of whose behaviours its profiles know all.
+// beginSegments switches the lane to the newest versions of the segments that have all they need, and notes which of them
+// have to wait for others.
 func (l *Lane) beginSegments(ctx context.Context) (bool, error) {
-	var begin []int64
+	var ready, begin []int64
 	var versions []int32
 	for _, s := range l.building {
-		if (s.phase == phaseReplaying || s.phase == phaseReady) && l.complete(s.behaviours) {
+		switch {
+		case s.phase != phaseReplaying && s.phase != phaseReady || !l.complete(s.behaviours):
+		case !l.waits(s):
 			begin, versions = append(begin, s.id), append(versions, int32(s.version))
+		case s.phase == phaseReplaying:
+			ready = append(ready, s.id)
 		}
 	}
-	if len(begin) == 0 {
+	if len(begin)+len(ready) == 0 {
 		return false, nil
 	}
+	const wait = `UPDATE lane_segments SET phase = 'ready' WHERE lane = @lane AND segment_id = ANY (@ready)`
 	// Only the newest version is begun, and whoever makes a newer one has to wait for it: a version that no lane follows
 	// goes. Nobody who changes a segment holds up the lane.
 	const newest = `
@@ -271,6 +280,9 @@ func (l *Lane) beginSegments(ctx context.Context) (bool, error) {
 		WHERE lane = @lane AND segment_id = ANY (@begun)`
 	var begun []int64
 	_, err := l.commit(ctx, work{also: func(ctx context.Context, tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, wait, pgx.StrictNamedArgs{"lane": l.number, "ready": ready}); err != nil {
+			return err
+		}
 		rows, _ := tx.Query(ctx, newest, pgx.StrictNamedArgs{"segments": begin, "versions": versions}) // err: below
 		var err error
 		if begun, err = pgx.CollectRows(rows, pgx.RowTo[int64]); err != nil {
@@ -282,10 +294,41 @@ func (l *Lane) beginSegments(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("begin segments at lane %d: %w", l.number, err)
 	}
+	for _, id := range ready {
+		l.segments[id].phase = phaseReady
+	}
 	if len(begun) == 0 {
-		return false, nil
+		return len(ready) > 0, nil
 	}
 	return true, l.Refresh(ctx) // from here on the new versions are those that µbatches evaluate
+}
+
+// waits tells whether other segments have to be brought up first. A rule is evaluated only once all that it refers to, in
+// however many steps, follow their newest versions in this lane: so it never takes somebody for no member who is about to
+// become one, and what the lane evaluates never goes in a circle, because the newest versions do not. A segment is emptied
+// only once nothing in the lane refers to it any more.
+func (l *Lane) waits(s *laneSegment) bool {
+	if s.version == 0 {
+		for _, other := range l.segments {
+			if slices.Contains(other.following, s.id) {
+				return true
+			}
+		}
+		return false
+	}
+	seen := map[int64]bool{}
+	var unsettled func(ids []int64) bool
+	unsettled = func(ids []int64) bool {
+		return slices.ContainsFunc(ids, func(id int64) bool {
+			if seen[id] {
+				return false
+			}
+			seen[id] = true
+			other := l.segments[id]
+			return other == nil || !other.settled() || unsettled(other.refersTo)
+		})
+	}
+	return unsettled(s.refersTo)
 }
 
 // sweepChunk evaluates the new version for the next profiles of the lane.

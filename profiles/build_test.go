@@ -1,9 +1,12 @@
 package profiles_test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,6 +14,7 @@ import (
 
 	"github.com/mubatch/mubatch/profiles"
 	"github.com/mubatch/mubatch/profiles/profilestest"
+	"github.com/mubatch/mubatch/profiles/rule"
 )
 
 func spent(revenue int) string {
@@ -180,6 +184,318 @@ func TestSegmentsShareReplays(t *testing.T) {
 	}
 }
 
+// Whoever is in the one segment is never in the other, not for a moment.
+func TestASegmentWaitsForTheOnesItRefersTo(t *testing.T) {
+	t.Parallel()
+	c := newCrew(t, 3)
+	c.store.SetChunks(5, 1000, 4)
+	var users []string
+	for i := range 40 {
+		users = append(users, fmt.Sprint("u", i))
+		c.send(orderOf(users[i], i))
+	}
+	c.settle()
+	// Made all at once, and the one that refers to others may be done first: it counts nothing.
+	rich := c.create("rich", spent(20))
+	poor := c.create("poor", `{"not":{"segment":"rich"}}`)
+	both := c.create("both", `{"any":[{"segment":"rich"},{"segment":"poor"}]}`)
+	waited := false
+	for range 400 {
+		for lane := range c.lanes {
+			_, out := c.build(lane)
+			c.publish(out)
+			c.apply(lane)
+		}
+		s, err := c.segments.Get(t.Context(), 1, profiles.SegmentRef{ID: poor})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Live() {
+			break
+		}
+		waited = waited || s.Build.Phase == profiles.BuildWaiting
+	}
+	c.settle()
+	if !waited {
+		t.Error("it was never seen waiting")
+	}
+	check := func(edited string, at int) {
+		t.Helper()
+		for id, want := range map[int64][]string{rich: users[at:], poor: users[:at], both: users} {
+			if diff := cmp.Diff(want, c.members(id, users...)); diff != "" {
+				t.Errorf("%s: members of %d (-want +got):\n%s", edited, id, diff)
+			}
+		}
+	}
+	check("new", 20)
+	for _, id := range []int64{rich, poor, both} {
+		for p, h := range c.history(id) {
+			if len(h) > 1 {
+				t.Errorf("new: %s went in and out of %d: %v", p, id, h)
+			}
+		}
+	}
+
+	// A new version waits for a new version.
+	c.edit("rich", spent(30))
+	c.edit("poor", `{"all":[{"not":{"segment":"rich"}},{"event":"Order"}]}`)
+	c.settle()
+	for p, h := range c.history(poor) {
+		if i := slices.IndexFunc(users, func(u string) bool { return userKey(u) == p }); len(h) > 1 || i >= 30 {
+			t.Errorf("edited: u%d went in and out: %v", i, h)
+		}
+	}
+
+	// Deleted from the top: nobody gets into the one because the other is being emptied.
+	for _, key := range []string{"both", "poor", "rich"} {
+		if _, err := c.segments.Delete(t.Context(), 1, profiles.SegmentRef{Key: key}, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		for lane := range c.lanes {
+			c.build(lane)
+		}
+		for _, u := range users { // everybody is looked at while it goes on
+			c.send(orderOf(u, 0))
+		}
+		for lane := range c.lanes {
+			c.apply(lane)
+		}
+	}
+	c.settle()
+	for p, h := range c.history(poor) {
+		if len(h) != 2 {
+			t.Errorf("deleted: %s has %v", p, h)
+		}
+	}
+	for _, table := range []string{"segments", "segment_versions", "lane_segments", "memberships", "segment_counts"} {
+		if n := one[int](t, c.pool, `SELECT count(*) FROM `+table); n != 0 {
+			t.Errorf("%d rows are left in %s", n, table)
+		}
+	}
+}
+
+// wanted is a rule, and for whom it holds.
+type wanted struct {
+	rule  string
+	holds func(revenue int) bool
+}
+
+// However definitions change while all lanes are at work, in the end everybody is where the rules say, and hardly anything
+// is left of what was.
+func TestDefinitionsChangeUnderRunningLanes(t *testing.T) {
+	t.Parallel()
+	const people, changes = 40, 40
+	c := newCrew(t, 3)
+	c.store.SetChunks(10, 30, 10)
+	var users []string
+	for i := range people {
+		users = append(users, fmt.Sprint("u", i))
+		c.send(orderOf(users[i], i))
+	}
+	stop := make(chan struct{})
+	var lanes sync.WaitGroup
+	for lane := range c.lanes {
+		lanes.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				applied, err := c.tryApply(lane)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				worked, out, err := c.tryBuild(lane)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				c.publish(out)
+				if !applied && !worked {
+					time.Sleep(time.Millisecond)
+				}
+			}
+		})
+	}
+
+	seed := rand.Uint64()
+	rng := rand.New(rand.NewPCG(seed, 1))
+	now := map[string]wanted{}    // by key
+	live := map[string][]wanted{} // the last ones, of which a cancel may bring any back
+	random := func() wanted {
+		at := rng.IntN(people)
+		w := wanted{spent(at), func(revenue int) bool { return revenue >= at }}
+		if key := fmt.Sprint("s", rng.IntN(5)); rng.IntN(2) == 0 && now[key].rule != "" {
+			other := func(revenue int) bool { return now[key].holds(revenue) } // as it is then
+			return wanted{
+				fmt.Sprintf(`{"all":[%s,{"not":{"segment":%q}}]}`, w.rule, key),
+				func(revenue int) bool { return w.holds(revenue) && !other(revenue) },
+			}
+		}
+		return w
+	}
+	var done []string
+	refused := func(err error) bool {
+		var notRule *rule.Error
+		var referred *profiles.ReferredError
+		return errors.As(err, &notRule) || errors.As(err, &referred) || errors.Is(err, profiles.ErrDeleting) || errors.Is(err, profiles.ErrExists) ||
+			errors.Is(err, profiles.ErrNotFound) || errors.Is(err, profiles.ErrNeverLive) || errors.Is(err, profiles.ErrNothingToCancel)
+	}
+	for i := range changes {
+		key := fmt.Sprint("s", rng.IntN(5))
+		ref := profiles.SegmentRef{Key: key}
+		w := random()
+		var what string
+		var err error
+		switch kind := rng.IntN(10); {
+		case kind < 4:
+			what = "create " + key + " " + w.rule
+			_, err = c.segments.Create(t.Context(), 1, profiles.SegmentDefinition{Key: key, Name: key, Rule: []byte(w.rule)})
+			if err == nil {
+				live[key] = nil
+			}
+		case kind < 8:
+			what = "edit " + key + " " + w.rule
+			_, err = c.segments.Update(t.Context(), 1, ref, profiles.SegmentChange{Rule: []byte(w.rule)})
+		case kind < 9:
+			what = "cancel " + key
+			var s profiles.StoredSegment
+			if s, err = c.segments.Cancel(t.Context(), 1, ref, 0); err == nil {
+				i := slices.IndexFunc(live[key], func(w wanted) bool {
+					r, err := rule.Parse([]byte(w.rule))
+					if err != nil {
+						t.Fatal(err)
+					}
+					canonical, _ := r.MarshalJSON()
+					return string(canonical) == string(s.Rule)
+				})
+				w = live[key][i]
+			}
+		default:
+			what = "delete " + key
+			if _, err = c.segments.Delete(t.Context(), 1, ref, 0); err == nil {
+				delete(now, key)
+			}
+		}
+		if err != nil && !refused(err) {
+			t.Fatal(err)
+		}
+		done = append(done, fmt.Sprint(what, ": ", err))
+		if err == nil && !strings.HasPrefix(what, "delete") {
+			now[key], live[key] = w, append(live[key], w)
+		}
+		if i%4 == 0 {
+			c.send(orderOf(users[0], 0))
+		}
+		time.Sleep(time.Duration(rng.IntN(30)) * time.Millisecond)
+	}
+	close(stop)
+	lanes.Wait()
+	c.settle()
+
+	list, err := c.segments.List(t.Context(), 1, 0, 100)
+	if err != nil || len(list) != len(now) {
+		t.Errorf("%d segments are left, want %d, %v", len(list), len(now), err)
+	}
+	for _, s := range list {
+		var want []string
+		for i, u := range users {
+			if now[s.Key].holds(i) {
+				want = append(want, u)
+			}
+		}
+		if diff := cmp.Diff(want, c.members(s.ID, users...)); diff != "" || !s.Live() {
+			t.Errorf("%s, live %v, %s (-want +got):\n%s", s.Key, s.Live(), s.Rule, diff)
+		}
+		c.versions(s.ID, fmt.Sprint(s.Version))
+	}
+	const left = `
+		SELECT (SELECT count(*) FROM lane_segments WHERE segment_id NOT IN (SELECT id FROM segments)) +
+		       (SELECT count(*) FROM lane_behaviours WHERE behaviour_id NOT IN (SELECT unnest(behaviours) FROM segment_versions))`
+	if n := one[int](t, c.pool, left); n > 0 {
+		t.Errorf("%d rows of lanes are about nothing", n)
+	}
+	if t.Failed() {
+		t.Logf("seed %d:\n%s", seed, strings.Join(done, "\n"))
+	}
+}
+
+func TestACancelledEditEmitsOnlyTheWayBack(t *testing.T) {
+	t.Parallel()
+	c := newCrew(t, 3)
+	var users []string
+	for i := range 60 {
+		users = append(users, fmt.Sprint("u", i))
+		c.send(orderOf(users[i], i))
+	}
+	c.settle()
+	id := c.create("spenders", spent(20))
+	if _, err := c.segments.Cancel(t.Context(), 1, profiles.SegmentRef{ID: id}, 0); err != profiles.ErrNeverLive {
+		t.Errorf("cancelled before it was live: %v", err)
+	}
+	c.settle()
+	if _, err := c.segments.Cancel(t.Context(), 1, profiles.SegmentRef{ID: id}, 0); err != profiles.ErrNothingToCancel {
+		t.Errorf("cancelled although it was live: %v", err)
+	}
+	c.edit("spenders", spent(40))
+	const switched = `SELECT count(*) FROM lane_segments WHERE live_version = 2 AND phase = 'done'`
+	for range 100 { // one lane has switched, another has not
+		if one[int](t, c.pool, switched) == 1 {
+			break
+		}
+		for lane := range c.lanes {
+			if lane == 0 || one[int](t, c.pool, `SELECT count(*) FROM lane_segments WHERE lane = $1 AND version = 2 AND phase = 'replaying'`, lane) == 1 {
+				if lane > 0 && c.lanes[lane].Building() && one[int](t, c.pool, `SELECT count(*) FROM lane_behaviours WHERE lane = $1 AND phase = 'settled'`, lane) == 1 {
+					continue
+				}
+				_, out := c.build(lane)
+				c.publish(out)
+				c.apply(lane)
+			} else {
+				c.build(lane)
+			}
+		}
+	}
+	if n := one[int](t, c.pool, switched); n != 1 {
+		t.Fatalf("%d lanes have switched, want 1", n)
+	}
+	seg, err := c.segments.Cancel(t.Context(), 1, profiles.SegmentRef{ID: id}, 0)
+	if err != nil || seg.Version != 3 || seg.LiveVersion != 1 || !strings.Contains(string(seg.Rule), "20") {
+		t.Fatalf("%+v, %v", seg, err)
+	}
+	c.settle()
+	if diff := cmp.Diff(users[20:], c.members(id, users...)); diff != "" {
+		t.Errorf("members (-want +got):\n%s", diff)
+	}
+	back := 0
+	for p, h := range c.history(id) {
+		switch i := slices.IndexFunc(users, func(u string) bool { return userKey(u) == p }); {
+		case i < 20, i >= 40 && len(h) != 1:
+			t.Errorf("u%d has %v", i, h)
+		case len(h) == 3 && p.Lane(3) == 0:
+			back++
+		case len(h) != 1:
+			t.Errorf("u%d of a lane that has not switched has %v", i, h)
+		}
+	}
+	if back == 0 {
+		t.Error("nobody went back")
+	}
+	c.versions(id, "3")
+}
+
+// versions holds the versions of a segment that are kept to those that are needed.
+func (c *crew) versions(segment int64, want string) {
+	c.t.Helper()
+	if got := one[string](c.t, c.pool, `SELECT string_agg(version::text, ' ' ORDER BY version) FROM segment_versions WHERE segment_id = $1`, segment); got != want {
+		c.t.Errorf("versions %s are kept, want %s", got, want)
+	}
+}
+
 // What is replayed for somebody who has moved on meanwhile takes one more step. Until it is there, nothing is evaluated.
 func TestABuildWaitsForWhatIsSentOn(t *testing.T) {
 	t.Parallel()
@@ -232,13 +548,5 @@ func TestABuildWaitsForWhatIsSentOn(t *testing.T) {
 	}
 	if h := c.history(id)[userKey(first)]; len(h) != 1 {
 		t.Errorf("the one who was first has %v, want one entering", h)
-	}
-}
-
-// versions holds the versions of a segment that are kept to those that are needed.
-func (c *crew) versions(segment int64, want string) {
-	c.t.Helper()
-	if got := one[string](c.t, c.pool, `SELECT string_agg(version::text, ' ' ORDER BY version) FROM segment_versions WHERE segment_id = $1`, segment); got != want {
-		c.t.Errorf("versions %s are kept, want %s", got, want)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -18,9 +19,16 @@ import (
 
 // What callers act upon.
 var (
-	ErrChanged  = errors.New("changed by somebody else in the meantime")
-	ErrDeleting = errors.New("being deleted")
+	ErrChanged         = errors.New("changed by somebody else in the meantime")
+	ErrDeleting        = errors.New("being deleted")
+	ErrNeverLive       = errors.New("never been live")
+	ErrNothingToCancel = errors.New("nothing to cancel")
 )
+
+// ReferredError says that other segments refer to one that is to be deleted.
+type ReferredError struct{ By []string } // their keys, sorted
+
+func (e *ReferredError) Error() string { return "referred to by " + strings.Join(e.By, ", ") }
 
 // StoredSegment is a rule, and what is known of the people for whom it holds.
 type StoredSegment struct {
@@ -80,14 +88,15 @@ type SegmentDefinition struct {
 	Rule        jsontext.Value
 }
 
-// Create makes a segment. The error is a [*rule.Error] if the rule is not one, and [ErrExists] if the key is taken.
+// Create makes a segment. The error is a [*rule.Error] if the rule is not one, or refers to segments that there are not,
+// and [ErrExists] if the key is taken.
 func (s *Segments) Create(ctx context.Context, workspace int32, d SegmentDefinition) (StoredSegment, error) {
 	r, err := rule.Parse(d.Rule)
 	if err != nil {
 		return StoredSegment{}, err
 	}
 	return s.define(ctx, workspace, func(tx pgx.Tx) (id int64, err error) {
-		v, err := newVersion(ctx, tx, workspace, r)
+		v, err := newVersion(ctx, tx, workspace, 0, r)
 		if err != nil {
 			return 0, err
 		}
@@ -106,7 +115,7 @@ func (s *Segments) Create(ctx context.Context, workspace int32, d SegmentDefinit
 		if err != nil {
 			return 0, err
 		}
-		return id, addVersion(ctx, tx, id)
+		return id, addVersion(ctx, tx, id, v.refersTo)
 	})
 }
 
@@ -126,7 +135,7 @@ type SegmentChange struct {
 
 // Update changes a segment. If its rule says something else then, it has a new version, which is built; a change that
 // changes nothing is no change. The error is [ErrNotFound], [ErrDeleting], [ErrChanged] if the segment is not at the
-// revision wanted, or a [*rule.Error].
+// revision wanted, or a [*rule.Error], also if its references would go in a circle.
 func (s *Segments) Update(ctx context.Context, workspace int32, ref SegmentRef, c SegmentChange) (StoredSegment, error) {
 	var r *rule.Rule
 	if c.Rule != nil {
@@ -157,7 +166,7 @@ func (s *Segments) Update(ctx context.Context, workspace int32, ref SegmentRef, 
 				return 0, err
 			}
 			if !bytes.Equal(canonical, old.Rule) {
-				v, err := newVersion(ctx, tx, workspace, r)
+				v, err := newVersion(ctx, tx, workspace, old.ID, r)
 				if err != nil {
 					return 0, err
 				}
@@ -175,7 +184,7 @@ func (s *Segments) Update(ctx context.Context, workspace int32, ref SegmentRef, 
 				if _, err := tx.Exec(ctx, query, args); err != nil {
 					return 0, err
 				}
-				return old.ID, addVersion(ctx, tx, old.ID)
+				return old.ID, addVersion(ctx, tx, old.ID, v.refersTo)
 			}
 		}
 		if name == old.Name && description == old.Description {
@@ -194,12 +203,16 @@ func (s *Segments) Update(ctx context.Context, workspace int32, ref SegmentRef, 
 }
 
 // Delete has every member leave a segment, after which it is gone. Until then [StoredSegment.Deleting] is set; deleting it
-// again changes nothing. The error is [ErrNotFound], or [ErrChanged] if ifRevision is neither 0 nor the segment's.
+// again changes nothing. The error is [ErrNotFound], [ErrChanged] if ifRevision is neither 0 nor the segment's, or a
+// [*ReferredError] if other segments refer to it, be it in a version that an edit of theirs has not replaced yet.
 func (s *Segments) Delete(ctx context.Context, workspace int32, ref SegmentRef, ifRevision int) (StoredSegment, error) {
 	return s.define(ctx, workspace, func(tx pgx.Tx) (int64, error) {
 		old, err := lockSegment(ctx, tx, workspace, ref, ifRevision)
 		if err != nil || old.Deleting {
 			return old.ID, err
+		}
+		if err := checkUnreferred(ctx, tx, old.ID); err != nil {
+			return 0, err
 		}
 		const query = `
 			UPDATE segments
@@ -209,6 +222,62 @@ func (s *Segments) Delete(ctx context.Context, workspace int32, ref SegmentRef, 
 			WHERE id = @id`
 		_, err = tx.Exec(ctx, query, pgx.StrictNamedArgs{"id": old.ID})
 		return old.ID, err
+	})
+}
+
+// Cancel takes back an edit that is not live yet: the segment has a new version with the rule that is live. It is built like
+// any other, so that whoever has entered or left by the edit already goes back. The error is [ErrNotFound], [ErrDeleting],
+// [ErrChanged] if ifRevision is neither 0 nor the segment's, [ErrNeverLive] if there is no live rule to go back to,
+// [ErrNothingToCancel], or a [*rule.Error] if the live rule would make a circle with what others refer to by now.
+func (s *Segments) Cancel(ctx context.Context, workspace int32, ref SegmentRef, ifRevision int) (StoredSegment, error) {
+	return s.define(ctx, workspace, func(tx pgx.Tx) (int64, error) {
+		old, err := lockSegment(ctx, tx, workspace, ref, ifRevision)
+		switch {
+		case err != nil:
+			return 0, err
+		case old.Deleting:
+			return 0, ErrDeleting
+		case old.LiveVersion == 0:
+			return 0, ErrNeverLive
+		case old.Live():
+			return 0, ErrNothingToCancel
+		}
+		const live = `SELECT rule FROM segment_versions WHERE segment_id = @id AND version = @version`
+		var text []byte
+		err = tx.QueryRow(ctx, live, pgx.StrictNamedArgs{"id": old.ID, "version": old.LiveVersion}).Scan(&text)
+		if err != nil {
+			return 0, fmt.Errorf("read live version: %w", err)
+		}
+		r, err := rule.Parse(text)
+		if err != nil {
+			return 0, fmt.Errorf("live version of segment %d: %v", old.ID, err) // not the caller's mistake
+		}
+		canonical, err := r.MarshalJSON()
+		if err != nil {
+			return 0, err
+		}
+		if bytes.Equal(canonical, old.Rule) {
+			return 0, ErrNothingToCancel
+		}
+		if _, err := resolve(ctx, tx, workspace, old.ID, r); err != nil {
+			return 0, err
+		}
+		// The behaviours are the live version's own, which are being counted.
+		const back = `
+			UPDATE segments AS s
+			SET rule       = v.rule,
+			    behaviours = v.behaviours,
+			    version    = s.version + 1,
+			    revision   = s.revision + 1,
+			    updated_at = now()
+			FROM segment_versions AS v
+			WHERE s.id = @id AND v.segment_id = s.id AND v.version = s.live_version
+			RETURNING v.refers_to`
+		var refersTo []int64
+		if err := tx.QueryRow(ctx, back, pgx.StrictNamedArgs{"id": old.ID}).Scan(&refersTo); err != nil {
+			return 0, err
+		}
+		return old.ID, addVersion(ctx, tx, old.ID, refersTo)
 	})
 }
 

@@ -26,11 +26,16 @@ func lockDefinitions(ctx context.Context, tx pgx.Tx, workspace int32) error {
 type version struct {
 	rule       jsontext.Value // canonical
 	behaviours []int32        // in the rule's order
+	refersTo   []int64        // segments, in the order of their keys
 }
 
-// newVersion sees to it that everything a rule counts is counted for the workspace.
-func newVersion(ctx context.Context, tx pgx.Tx, workspace int32, r *rule.Rule) (v version, err error) {
+// newVersion sees to it that everything a rule counts is counted for the workspace, and that what it refers to is there.
+// segment is whose rule it is to be, 0 if it is new.
+func newVersion(ctx context.Context, tx pgx.Tx, workspace int32, segment int64, r *rule.Rule) (v version, err error) {
 	if v.rule, err = r.MarshalJSON(); err != nil {
+		return version{}, err
+	}
+	if v.refersTo, err = resolve(ctx, tx, workspace, segment, r); err != nil {
 		return version{}, err
 	}
 	v.behaviours = []int32{}
@@ -44,14 +49,14 @@ func newVersion(ctx context.Context, tx pgx.Tx, workspace int32, r *rule.Rule) (
 	return v, nil
 }
 
-// addVersion writes down a segment's newest version.
-func addVersion(ctx context.Context, tx pgx.Tx, segment int64) error {
+// addVersion writes down a segment's newest version, with what its rule refers to.
+func addVersion(ctx context.Context, tx pgx.Tx, segment int64, refersTo []int64) error {
 	const query = `
-		INSERT INTO segment_versions (segment_id, version, rule, behaviours)
-		SELECT id, version, rule, behaviours
+		INSERT INTO segment_versions (segment_id, version, rule, behaviours, refers_to)
+		SELECT id, version, rule, behaviours, @refers_to
 		FROM segments
 		WHERE id = @segment`
-	if _, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{"segment": segment}); err != nil {
+	if _, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{"segment": segment, "refers_to": refersTo}); err != nil {
 		return fmt.Errorf("add version: %w", err)
 	}
 	return nil
