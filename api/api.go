@@ -56,6 +56,7 @@ type stores struct {
 	lanes        int
 	workspaces   *profiles.Workspaces
 	segments     *profiles.Segments
+	computed     *profiles.ComputedTraits
 	people       *profiles.Reader
 	keys         *KeyStore
 	sources      *collector.SourceStore
@@ -70,6 +71,7 @@ func (s stores) in(db database) stores {
 	s.db = db
 	s.workspaces = profiles.NewWorkspaces(db)
 	s.segments = profiles.NewSegments(db, s.lanes)
+	s.computed = profiles.NewComputedTraits(db, s.lanes)
 	s.people = profiles.NewReader(db, s.lanes)
 	s.keys = NewKeyStore(db)
 	s.audit = NewAuditLog(db)
@@ -135,6 +137,12 @@ var routes = []route{
 	{method: "GET", pattern: "/segments/{segment}/transitions", scope: Read, handle: listSegmentTransitions},
 	{method: "GET", pattern: "/segments/{segment}/transitions/live", scope: Read, stream: followSegment},
 	{method: "GET", pattern: "/segments/{segment}/history", scope: Read, handle: getSegmentHistory},
+
+	{method: "GET", pattern: "/computed_traits", scope: Read, handle: listComputed},
+	{method: "POST", pattern: "/computed_traits", scope: Write, handle: createComputed},
+	{method: "GET", pattern: "/computed_traits/{computed_trait}", scope: Read, handle: getComputed},
+	{method: "PATCH", pattern: "/computed_traits/{computed_trait}", scope: Write, handle: updateComputed},
+	{method: "DELETE", pattern: "/computed_traits/{computed_trait}", scope: Write, handle: deleteComputed},
 
 	{method: "GET", pattern: "/destinations", scope: Read, handle: listDestinations},
 	{method: "POST", pattern: "/destinations", scope: Write, handle: createDestination},

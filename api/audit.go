@@ -25,10 +25,15 @@ var actions = map[string]string{
 	"POST /sources/{source}/write_keys":               "write_key.create",
 	"DELETE /sources/{source}/write_keys/{write_key}": "write_key.revoke",
 
-	"POST /segments":             "segment.create",
-	"PUT /segments/{segment}":    "segment.replace",
-	"PATCH /segments/{segment}":  "segment.update",
-	"DELETE /segments/{segment}": "segment.delete",
+	"POST /segments":                  "segment.create",
+	"PUT /segments/{segment}":         "segment.replace",
+	"PATCH /segments/{segment}":       "segment.update",
+	"DELETE /segments/{segment}":      "segment.delete",
+	"POST /segments/{segment}/cancel": "segment.cancel",
+
+	"POST /computed_traits":                    "computed_trait.create",
+	"PATCH /computed_traits/{computed_trait}":  "computed_trait.update",
+	"DELETE /computed_traits/{computed_trait}": "computed_trait.delete",
 
 	"POST /destinations":                                    "destination.create",
 	"PATCH /destinations/{destination}":                     "destination.update",

@@ -32,6 +32,7 @@ const (
 	keyID         = "key_"
 	sourceID      = "src_"
 	segmentID     = "seg_"
+	computedID    = "ct_"
 	writeKeyID    = "wk_"
 	destinationID = "dst_"
 	deliveryID    = "dlv_"

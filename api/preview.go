@@ -95,7 +95,7 @@ func previewSegment(c *call) (answer, error) {
 		ProfilesLookedAt: found.Looked, Sample: []sampledJSON{}, Description: ru.Describe(), AsOf: unlessZero(asOf),
 	}
 	for _, p := range found.Sample {
-		shown := showProfile(p, nil, asOf)
+		shown := showProfile(p, nil, nil, asOf)
 		out.Sample = append(out.Sample, sampledJSON{shown.ID, shown.Identifiers, shown.Traits, shown.LastSeenAt})
 	}
 	out.TookMs = time.Since(began).Milliseconds()

@@ -16,6 +16,7 @@ type profileJSON struct {
 	ID          profiles.Key              `json:"id"`
 	Identifiers []profiles.Identifier     `json:"identifiers"`
 	Traits      map[string]jsontext.Value `json:"traits"`
+	Computed    map[string]jsontext.Value `json:"computed"`
 	Consent     map[string]consentJSON    `json:"consent"`
 	Memberships []membershipJSON          `json:"memberships"`
 	FirstSeenAt *timestamp                `json:"first_seen_at"`
@@ -35,10 +36,10 @@ type membershipJSON struct {
 	EnteredAt   timestamp `json:"entered_at"`
 }
 
-func showProfile(p *profiles.Profile, segments map[int64]activation.Segment, asOf time.Time) profileJSON {
+func showProfile(p *profiles.Profile, segments map[int64]activation.Segment, computed profiles.ComputedValues, asOf time.Time) profileJSON {
 	merged := p.Merged()
 	out := profileJSON{
-		ID: p.ID, Identifiers: p.Identifiers(), Traits: map[string]jsontext.Value{}, Consent: map[string]consentJSON{},
+		ID: p.ID, Identifiers: p.Identifiers(), Traits: map[string]jsontext.Value{}, Computed: computed.Of(p, time.Now()), Consent: map[string]consentJSON{},
 		AsOf: unlessZero(asOf),
 	}
 	if merged.FirstSeen != 0 {
@@ -99,6 +100,10 @@ func getProfile(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	computed, err := c.people.Computed(ctx, c.workspace())
+	if err != nil {
+		return answer{}, err
+	}
 	p, err := c.find()
 	if err != nil {
 		return answer{}, err
@@ -107,7 +112,7 @@ func getProfile(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return reply(http.StatusOK, showProfile(p, segments, asOf))
+	return reply(http.StatusOK, showProfile(p, segments, computed, asOf))
 }
 
 func listProfiles(c *call) (answer, error) {
@@ -121,6 +126,10 @@ func listProfiles(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	computed, err := c.people.Computed(ctx, c.workspace())
+	if err != nil {
+		return answer{}, err
+	}
 	found, err := c.people.List(ctx, c.workspace(), after, limit+1)
 	if err != nil {
 		return answer{}, err
@@ -131,7 +140,7 @@ func listProfiles(c *call) (answer, error) {
 	}
 	p, err := pageOf(c, found, limit, func(p *profiles.Profile) any {
 		return profiles.Place{Lane: p.ID.Lane(c.lanes), ID: p.ID}
-	}, func(p *profiles.Profile) profileJSON { return showProfile(p, segments, asOf) })
+	}, func(p *profiles.Profile) profileJSON { return showProfile(p, segments, computed, asOf) })
 	if err != nil {
 		return answer{}, err
 	}

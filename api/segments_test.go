@@ -95,6 +95,7 @@ func TestRulesShareBehavioursAndRetireThem(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.exec(`DELETE FROM segments WHERE key = 'acme-buyers'`)
+	w.exec(`DELETE FROM computed_traits WHERE key = 'acme-orders'`)
 	make3 := `{"key":"%s","name":"n","rule":{"event":"Order Completed","count":{"gte":%d},"within":"30d"}}`
 	w.as(w.acme, "POST", "/api/v1/segments", fmt.Sprintf(make3, "three", 3)).want(201)
 	w.as(w.acme, "POST", "/api/v1/segments", fmt.Sprintf(make3, "two", 2)).want(201)  // three are enough

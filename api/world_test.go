@@ -162,6 +162,14 @@ func (w *world) found(key string) tenant {
 	}
 	tn.things["segment"] = fmt.Sprintf("seg_%d", seg.ID)
 
+	ct, err := profiles.NewComputedTraits(w.pool, lanes).Create(ctx, ws.ID, profiles.ComputedDefinition{
+		Key: key + "-orders", Name: "Orders", Value: jsontext.Value(`{"event":"Order Completed","count":{}}`),
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	tn.things["computed_trait"] = fmt.Sprintf("ct_%d", ct.ID)
+
 	d, _, err := w.destinations.Create(ctx, ws.ID, activation.NewDestination{
 		Key: key + "-crm", Type: "webhook", Settings: activation.Settings{Config: jsontext.Value(`{"url":"https://example.com/hook"}`)},
 	})

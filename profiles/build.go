@@ -52,9 +52,11 @@ func (s *laneSegment) settled() bool { return s.phase == phaseDone && s.version 
 // it changed.
 func (s *Store) Fingerprint(ctx context.Context) (string, error) {
 	const query = `
-		SELECT concat_ws(' ', (SELECT count(*) FROM workspaces), s.*, b.*)
+		SELECT concat_ws(' ', (SELECT count(*) FROM workspaces), s.*, c.*, b.*)
 		FROM (SELECT concat_ws(' ', count(*), sum(id), sum(revision), sum(version), sum(live_version),
 		                       count(*) FILTER (WHERE deleting)) FROM segments) AS s,
+		     (SELECT concat_ws(' ', count(*), sum(id), sum(revision), sum(version), sum(live_version))
+		      FROM computed_traits) AS c,
 		     (SELECT concat_ws(' ', count(*), count(*) FILTER (WHERE retired)) FROM behaviours) AS b`
 	var f string
 	if err := s.pool.QueryRow(ctx, query).Scan(&f); err != nil {
@@ -109,6 +111,10 @@ func (l *Lane) load(ctx context.Context, tx pgx.Tx) error {
 	if err != nil {
 		return err
 	}
+	computing, err := readComputing(ctx, tx)
+	if err != nil {
+		return err
+	}
 	const workspaces = `SELECT id, secret FROM workspaces`
 	type workspace struct {
 		ID     int32
@@ -130,7 +136,7 @@ func (l *Lane) load(ctx context.Context, tx pgx.Tx) error {
 		definitions[w.ID] = NewDefinitions(w.ID, w.Secret, byWorkspace[w.ID], evaluated[w.ID])
 		definitions[w.ID].retired = retired[w.ID]
 	}
-	l.definitions, l.behaviours = definitions, behaviours
+	l.definitions, l.behaviours, l.computing = definitions, behaviours, computing
 	l.segments, l.building = map[int64]*laneSegment{}, nil
 	for _, s := range segments {
 		l.segments[s.id] = s
@@ -227,7 +233,7 @@ func (l *Lane) parsed(s *laneSegment) *rule.Rule {
 }
 
 // Building tells whether the lane has something to build.
-func (l *Lane) Building() bool { return len(l.building)+len(l.behind) > 0 }
+func (l *Lane) Building() bool { return len(l.building)+len(l.behind)+len(l.computing) > 0 }
 
 // Build does the next chunk of what is to be built, given that all that was in the lane's stream at the moment upTo is
 // applied, and that all that the lane had for others is published. worked is false if there is nothing this lane can do
@@ -239,7 +245,7 @@ func (l *Lane) Build(ctx context.Context, upTo time.Time) (worked bool, res Resu
 			return l.sweepChunk(ctx, s)
 		}
 	}
-	for _, step := range []func(context.Context) (bool, error){l.beginSegments, l.finishSegments} {
+	for _, step := range []func(context.Context) (bool, error){l.beginSegments, l.finishSegments, l.finishComputed} {
 		if worked, err = step(ctx); worked || err != nil {
 			return worked, Result{}, err
 		}

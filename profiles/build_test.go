@@ -159,7 +159,7 @@ func TestAReplayGoesOnWhereItEnded(t *testing.T) {
 }
 
 // A new segment joins a replay that is under way for another, and each sees every event once.
-func TestSegmentsShareReplays(t *testing.T) {
+func TestSegmentsAndComputedTraitsShareReplays(t *testing.T) {
 	t.Parallel()
 	c := newCrew(t, 1)
 	c.store.SetChunks(10, 15, 1000)
@@ -173,14 +173,63 @@ func TestSegmentsShareReplays(t *testing.T) {
 	c.apply(0)
 	b := c.create("b", `{"event":"Order","where":[{"property":"revenue","op":"lt","value":50}],"count":{"eq":1}}`)
 	again := c.create("again", `{"event":"Order","count":{"eq":101}}`)
+	computed := profiles.NewComputedTraits(c.pool, 1)
+	count := profiles.ComputedDefinition{Key: "orders", Name: "Orders", Value: []byte(`{"event":"Order","count":{}}`)}
+	if _, err := computed.Create(t.Context(), 1, count); err != nil {
+		t.Fatal(err)
+	}
+	visits := profiles.ComputedDefinition{Key: "visits", Name: "Visits", Value: []byte(`{"event":"Page Viewed","count":{}}`)}
+	if _, err := computed.Create(t.Context(), 1, visits); err != nil {
+		t.Fatal(err)
+	}
 	c.settle()
 	for id, want := range map[int64]int{a: 0, b: 1, again: 1} {
 		if got := c.members(id, "u"); len(got) != want {
 			t.Errorf("segment %d has %v, want %d", id, got, want)
 		}
 	}
-	if n := one[int](t, c.pool, `SELECT count(*) FROM behaviours`); n != 2 {
-		t.Errorf("%d things are counted, want 2", n)
+	if n := one[int](t, c.pool, `SELECT count(*) FROM behaviours`); n != 3 {
+		t.Errorf("%d things are counted, want 3", n)
+	}
+
+	show := func(want string) {
+		t.Helper()
+		reader := profiles.NewReader(c.pool, 1)
+		values, err := reader.Computed(t.Context(), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := reader.ByID(t.Context(), 1, userKey("u"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(values.Of(p, time.Now())); got != want {
+			t.Errorf("the profile shows %s, want %s", got, want)
+		}
+	}
+	show("map[orders:101 visits:0]")
+	// The old value answers until the new one is built; then what it was computed from goes.
+	c.store.SetChunks(10, 15, 1000)
+	edited, err := computed.Update(t.Context(), 1, profiles.ComputedRef{Key: "visits"}, profiles.ComputedChange{Value: []byte(`{"event":"Order","where":[{"property":"revenue","op":"eq","value":7}],"count":{}}`)})
+	if err != nil || edited.Live() || edited.Progress != 0 {
+		t.Errorf("edited to %+v, %v", edited, err)
+	}
+	c.build(0)
+	if got, err := computed.Get(t.Context(), 1, profiles.ComputedRef{Key: "visits"}); err != nil || got.Live() || got.Progress <= 0 || got.Progress >= 1 {
+		t.Errorf("half built it is %+v, %v", got, err)
+	}
+	show("map[orders:101 visits:0]")
+	c.settle()
+	show("map[orders:101 visits:1]")
+	for _, key := range []string{"orders", "visits"} {
+		if err := computed.Delete(t.Context(), 1, profiles.ComputedRef{Key: key}, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	show("map[]")
+	const counted = `SELECT count(*) FROM behaviours WHERE NOT retired`
+	if n := one[int](t, c.pool, counted); n != 2 {
+		t.Errorf("%d things are counted, want the 2 of the segments", n)
 	}
 }
 

@@ -87,14 +87,10 @@ func (r *Reader) Explain(ctx context.Context, p *Profile, segment int64) (*Expla
 // then the rule is the newest.
 func (r *Reader) answering(ctx context.Context, segment int64, lane int) (version int, text []byte, err error) {
 	const query = `
-		SELECT CASE
-				WHEN l.version = s.version AND l.phase IN ('evaluating', 'done') THEN s.version
-				ELSE s.live_version END AS version,
-			CASE
-				WHEN l.version = s.version AND l.phase IN ('evaluating', 'done') THEN s.rule
-				ELSE coalesce(s.live_rule, s.rule) END AS rule
+		SELECT coalesce(v.version, 0), coalesce(v.rule, s.rule)
 		FROM segments AS s
 		LEFT JOIN lane_segments AS l ON l.lane = @lane AND l.segment_id = s.id
+		LEFT JOIN segment_versions AS v ON v.segment_id = s.id AND v.version = l.live_version
 		WHERE s.id = @segment`
 	err = r.db.QueryRow(ctx, query, pgx.StrictNamedArgs{"lane": lane, "segment": segment}).Scan(&version, &text)
 	if errors.Is(err, pgx.ErrNoRows) {

@@ -60,6 +60,7 @@ type Lane struct {
 	building    []*laneSegment           // those with something left to do, by id
 	behaviours  map[int32]*laneBehaviour // what the lane folds
 	behind      []int32                  // those that are not complete, by id
+	computing   []computing              // computed traits that are not live
 	state       *State
 	heard       []int64   // the last number applied of each lane's outbox
 	outstanding int64     // rows of the outbox

@@ -23,7 +23,7 @@ import (
 // How many a rule would have, before anybody makes a segment of it.
 //
 // Profiles are looked at as they are, so traits, consent and memberships are there. What people did is there as far as some
-// live segment counts the same; for the rest their archived events are read. Ids are keyed hashes, evenly spread and
+// segment counts the same already; for the rest their archived events are read. Ids are keyed hashes, evenly spread and
 // independent of everything else, so those that follow a random point are a fair sample.
 
 // ErrTooSlow says that not everybody could be looked at in time.
@@ -307,7 +307,7 @@ func walkReferences(at string, node any, fn func(pointer, key string)) {
 }
 
 // foldedBehaviours returns, for each behaviour of a rule, the id of one that every profile has folded and that keeps
-// enough: one that the members of some segment follow. It is 0 if there is none.
+// enough: one that is complete in all lanes. It is 0 if there is none.
 func (r *Reader) foldedBehaviours(ctx context.Context, workspace int32, ru *rule.Rule) ([]int32, error) {
 	behaviours := ru.Behaviours()
 	ids := make([]int32, len(behaviours))
@@ -322,9 +322,14 @@ func (r *Reader) foldedBehaviours(ctx context.Context, workspace int32, ru *rule
 		SELECT b.id, b.definition, b.keep
 		FROM behaviours AS b
 		WHERE b.workspace_id = @workspace AND NOT b.retired AND b.definition = ANY (@definitions::bytea[])
-			AND EXISTS (SELECT FROM segments AS s WHERE s.workspace_id = @workspace AND b.id = ANY (s.live_behaviours))
+			AND cardinality(@lanes::smallint[]) = (
+				SELECT count(*)
+				FROM lane_behaviours AS l
+				WHERE l.lane = ANY (@lanes) AND l.behaviour_id = b.id AND l.phase = 'complete')
 		ORDER BY b.keep DESC`
-	rows, _ := r.db.Query(ctx, query, pgx.StrictNamedArgs{"workspace": workspace, "definitions": definitions})
+	rows, _ := r.db.Query(ctx, query, pgx.StrictNamedArgs{ // err: below
+		"workspace": workspace, "definitions": definitions, "lanes": laneList(r.lanes),
+	})
 	var id int32
 	var definition []byte
 	var keep int

@@ -10,7 +10,7 @@ import (
 	"github.com/mubatch/mubatch/profiles/rule"
 )
 
-// How a behaviour comes to be counted for what is already there, whoever asked for it.
+// How a behaviour comes to be counted for what is already there, whoever asked for it: a segment or a computed trait.
 //
 // Between two µbatches a lane takes up a behaviour that is new to it: it notes where its archive ends, folds the behaviour
 // from the next event on, and replays its archive up to that point, in chunks. What belongs to people in other lanes is

@@ -107,7 +107,7 @@ func register(ctx context.Context, tx pgx.Tx, workspace int32, b rule.Behaviour)
 	return id, nil
 }
 
-// retireBehaviours ends the behaviours that no version of a segment of the workspace counts any more.
+// retireBehaviours ends the behaviours that no version of a segment and no computed trait of the workspace counts any more.
 // Lanes cease to fold them, and drop what they have kept for them when they next write a profile: see [Profile.forget].
 // The rows stay, to tell that from what a lane has not heard of yet.
 func retireBehaviours(ctx context.Context, tx pgx.Tx, workspace int32) error {
@@ -118,7 +118,11 @@ func retireBehaviours(ctx context.Context, tx pgx.Tx, workspace int32) error {
 			SELECT unnest(v.behaviours)
 			FROM segments AS s
 			JOIN segment_versions AS v ON v.segment_id = s.id
-			WHERE s.workspace_id = @workspace)`
+			WHERE s.workspace_id = @workspace
+			UNION ALL
+			SELECT unnest(array_remove(ARRAY[behaviour_id, live_behaviour_id], NULL))
+			FROM computed_traits
+			WHERE workspace_id = @workspace)`
 	if _, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{"workspace": workspace}); err != nil {
 		return fmt.Errorf("retire behaviours: %w", err)
 	}
