@@ -345,7 +345,9 @@ func (l *Lane) sweepChunk(ctx context.Context, s *laneSegment) (bool, Result, er
 		WHERE lane = $1 AND workspace_id = $2 AND id > $3
 		ORDER BY id
 		LIMIT $4`
-	rows, _ := l.store.pool.Query(ctx, query, l.number, s.workspace, s.cursor, l.store.chunks.sweep) // err: below
+	began := time.Now()
+	most := min(l.store.chunks.sweep, l.sweeping.next(l.allowed))
+	rows, _ := l.store.pool.Query(ctx, query, l.number, s.workspace, s.cursor, most) // err: below
 	refs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Ref])
 	if err != nil {
 		return false, Result{}, fmt.Errorf("read profiles of lane %d: %w", l.number, err)
@@ -374,6 +376,7 @@ func (l *Lane) sweepChunk(ctx context.Context, s *laneSegment) (bool, Result, er
 	}})
 	if err == nil {
 		s.cursor = last
+		l.sweeping.took(len(refs), time.Since(began))
 	}
 	return true, res, err
 }

@@ -25,14 +25,14 @@ const (
 	behaviourComplete  = "complete" // and what came of that: the lane's profiles know all
 )
 
-// chunks bound what one transaction of a build does, so that the lane's events need not wait for it long.
+// chunks bound what one transaction of a build does, however fast it seems to go: see [pace].
 type chunks struct {
 	replay int   // archived events to fold
 	span   int64 // archived events to look at
 	sweep  int   // profiles to evaluate
 }
 
-var defaultChunks = chunks{replay: 5000, span: 50_000, sweep: 1000}
+var defaultChunks = chunks{replay: 5000, span: 100_000, sweep: 5000}
 
 // laneBehaviour is a behaviour that a lane folds.
 type laneBehaviour struct {
@@ -233,7 +233,9 @@ func (l *Lane) replayChunk(ctx context.Context) (bool, Result, error) {
 		replay.Behaviours[b.Event] = append(replay.Behaviours[b.Event], &b.Behaviour)
 		ids, names = append(ids, id), append(names, b.Event)
 	}
-	to, err := l.readArchive(ctx, replay, names, from, min(to, from+l.store.chunks.span))
+	began := time.Now()
+	span := min(l.store.chunks.span, int64(l.replaying.next(l.allowed)))
+	to, err := l.readArchive(ctx, replay, names, from, min(to, from+span))
 	if err != nil {
 		return false, Result{}, err
 	}
@@ -245,6 +247,7 @@ func (l *Lane) replayChunk(ctx context.Context) (bool, Result, error) {
 	if err != nil {
 		return false, Result{}, err
 	}
+	l.replaying.took(int(to-from), time.Since(began))
 	for _, id := range ids {
 		l.behaviours[id].replayed = to
 	}
