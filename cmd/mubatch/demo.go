@@ -25,7 +25,8 @@ func runDemo(ctx context.Context, args []string, std stdio) error {
 	flags.BoolVar(&cfg.Keep, "keep", false, "keep receiving, and print what arrives, until Ctrl-C")
 	data := flags.String("data", ".mubatch", "the `folder` of the dev mode that has dev.json")
 	check := flags.Bool("check", false, "compare the end with SQL over the sales, in temporary tables of the database; for a workspace with nothing else in it")
-	database := flags.String("database-url", "", "the `URL` of a Postgres for --check; that of dev.json if not given")
+	questions := flags.Bool("questions", false, "instead, ask questions as of three dates, by segments and by SQL over the sales; makes a workspace for each date, with a key of the scope operator")
+	database := flags.String("database-url", "", "the `URL` of a Postgres for --check and --questions; that of dev.json if not given")
 	if err := parseFlags(flags, args, std); err != nil {
 		return err
 	}
@@ -54,15 +55,19 @@ func runDemo(ctx context.Context, args []string, std stdio) error {
 			return &exitError{2, fmt.Errorf("no --%s, and no %s in %s: is mubatch dev running?", setting.name, infoFile, *data)}
 		}
 	}
-	if *check {
+	if *check || *questions {
 		if cfg.Check = *database; cfg.Check == "" {
 			cfg.Check = at.DatabaseURL
 		}
 		if cfg.Check == "" {
-			return &exitError{2, errors.New("--check needs --database-url")}
+			return &exitError{2, errors.New("--check and --questions need --database-url")}
 		}
 	}
-	_, err = demo.Run(ctx, cfg)
+	if *questions {
+		_, err = demo.Ask(ctx, cfg)
+	} else {
+		_, err = demo.Run(ctx, cfg)
+	}
 	var signalled signalError
 	if err != nil && errors.As(context.Cause(ctx), &signalled) {
 		return &exitError{code: 128 + int(signalled.signal)}

@@ -142,7 +142,8 @@ func TestDemoRefusesWhatCannotWork(t *testing.T) {
 		"nothing to run against":   {[]string{"--data", t.TempDir()}, 2, "is mubatch dev running?"},
 		"a dev.json that is none":  {[]string{"--data", broken}, 1, "read " + broken},
 		"a stray argument":         {[]string{"stray"}, 2, `unexpected argument "stray"`},
-		"a check without database": {append(all, "--check"), 2, "--check needs --database-url"},
+		"a check without database": {append(all, "--check"), 2, "need --database-url"},
+		"questions without one":    {append(all, "--questions"), 2, "need --database-url"},
 		"a file that is not there": {append(all, "--file", filepath.Join(broken, "none")), 1, "no such file"},
 		"a file that is no sales":  {append(all, "--file", filepath.Join(broken, infoFile)), 1, "read the sales"},
 	}

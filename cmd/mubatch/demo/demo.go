@@ -53,17 +53,12 @@ type Result struct {
 // Run replays the shop's sales, waits until all has been applied and told, and writes what came of it. It may be
 // interrupted and repeated: what has been sent before does not count again, as long as the server remembers messageIds.
 func Run(ctx context.Context, cfg Config) (Result, error) {
-	cfg.Workers = cmp.Or(cfg.Workers, 4)
-	cfg.Batch = cmp.Or(cfg.Batch, 100)
-	cfg.Live = cmp.Or(cfg.Live, 4*livePeople)
-	cfg.Patience = cmp.Or(cfg.Patience, 2*time.Minute)
-	s := newScreen(cfg.Out)
-	d := &demo{cfg: cfg, client: newClient(cfg, s.say), screen: s, acked: newClock(), arrived: newClock()}
+	d := newDemo(cfg)
 	defer d.http.CloseIdleConnections()
 	ending, cancel := context.WithCancel(ctx)
 	defer cancel()
 	err := d.run(ending)
-	if err == nil && cfg.Keep {
+	if err == nil && d.cfg.Keep {
 		d.keeping.Store(true)
 		<-ctx.Done()
 	}
@@ -85,6 +80,15 @@ type demo struct {
 	first   string // the earliest event's messageId
 	greeted atomic.Int64
 	keeping atomic.Bool
+}
+
+func newDemo(cfg Config) *demo {
+	cfg.Workers = cmp.Or(cfg.Workers, 4)
+	cfg.Batch = cmp.Or(cfg.Batch, 100)
+	cfg.Live = cmp.Or(cfg.Live, 4*livePeople)
+	cfg.Patience = cmp.Or(cfg.Patience, 2*time.Minute)
+	s := newScreen(cfg.Out)
+	return &demo{cfg: cfg, client: newClient(cfg, s.say), screen: s, acked: newClock(), arrived: newClock()}
 }
 
 func (d *demo) run(ctx context.Context) error {

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -154,7 +155,11 @@ func rat(t *testing.T, s string) *big.Rat {
 
 func TestSegmentsAreValid(t *testing.T) {
 	t.Parallel()
-	for _, s := range append(segments, liveSegment) {
+	all := append(slices.Clone(segments), liveSegment)
+	for _, q := range questions {
+		all = append(all, q.segment)
+	}
+	for _, s := range all {
 		if _, err := rule.Parse(s.Rule); err != nil {
 			t.Errorf("%s: %v", s.Key, err)
 		}

@@ -43,7 +43,12 @@ func Open(ctx context.Context, databaseURL string, sales io.Reader) (*Oracle, er
 			array_agg(DISTINCT stock_code) AS products
 		FROM sales
 		GROUP BY invoice_no`
-	conn, err := pgx.Connect(ctx, databaseURL)
+	cfg, err := pgx.ParseConfig(databaseURL)
+	if err != nil {
+		return nil, err
+	}
+	cfg.RuntimeParams["timezone"] = "UTC" // where a day has 24 hours, always
+	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
