@@ -22,11 +22,11 @@ func TestSegmentsAnswerAsSQLDoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, a := range answers {
-		if !a.Equal || a.Members == 0 {
+		if !a.Equal || a.People == 0 {
 			t.Errorf("%+v", a)
 		}
 	}
-	if len(answers) != 8*3 {
-		t.Errorf("%d answers, want 24", len(answers))
+	if len(answers) != 13*3 {
+		t.Errorf("%d answers, want 39", len(answers))
 	}
 }

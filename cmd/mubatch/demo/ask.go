@@ -2,8 +2,10 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"math/big"
 	"net/http"
 	"slices"
 	"sort"
@@ -11,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mubatch/mubatch/cmd/mubatch/demo/oracle"
@@ -24,24 +27,24 @@ var dates = []time.Time{
 	time.Date(2011, 12, 9, 12, 50, 0, 0, time.UTC),
 }
 
-// turns are when a segment may be made: so that its members come of the events as they arrive, of the archive and those
-// that arrive meanwhile, or of the archive.
+// turns are when a segment or a computed trait may be made: so that what it says comes of the events as they arrive, of the
+// archive and those that arrive meanwhile, or of the archive.
 var turns = []string{"before", "during", "after"} // the replay
 
-// Answer is what a segment says to a question as of a date, and what SQL says.
+// Answer is what a segment or a computed trait says to a question as of a date, and what SQL says.
 type Answer struct {
-	Question string
+	Question string // the key of the segment or the trait
 	Date     time.Time
-	Made     string // the segment: before, during or after the replay
-	Members  int
+	Made     string // before, during or after the replay
+	People   int    // the segment's members, or those of whom the trait has a value
 	SQL      int
-	Equal    bool // they are the same people
+	Equal    bool // they are the same people, with the same values
 }
 
-// Ask asks questions of the shop's sales as of three dates, by segments and by SQL over the raw lines, and writes what comes
-// of it. Because segments tell what is true now, it replays for each date what had been sold by then, with the times moved so
-// that the date is now, into a workspace that it makes for that: the secret key needs the scope operator, and Check must
-// be set. If the members of a segment are not those that SQL says, the error wraps ErrDiffers.
+// Ask asks questions of the shop's sales as of three dates, by segments, computed traits and SQL over the raw lines, and
+// writes what comes of it. Because segments tell what is true now, it replays for each date what had been sold by then, with
+// the times moved so that the date is now, into a workspace that it makes for that: the secret key needs the scope operator,
+// and Check must be set. If an answer is not what SQL says, the error wraps ErrDiffers.
 func Ask(ctx context.Context, cfg Config) ([]Answer, error) {
 	d := newDemo(cfg)
 	defer d.http.CloseIdleConnections()
@@ -80,7 +83,8 @@ type past struct {
 	made  map[string]string
 }
 
-// relive makes a workspace in which the date is now, with the segments of all questions and all events up to the date.
+// relive makes a workspace in which the date is now, with a segment for each question, all computed traits and all events up
+// to the date.
 // turn is how far the questions' turns have moved on.
 func (d *demo) relive(ctx context.Context, key string, date time.Time, turn int, events []event) (*past, error) {
 	cfg := d.cfg
@@ -90,15 +94,23 @@ func (d *demo) relive(ctx context.Context, key string, date time.Time, turn int,
 		return nil, err
 	}
 	p := &past{client: &in, date: date, made: map[string]string{}}
-	segments := make([][]segment, len(turns))
+	segments, traits := make([][]segment, len(turns)), make([][]figure, len(turns))
 	for _, q := range questions {
 		t := (q.turn + turn) % len(turns)
 		segments[t] = append(segments[t], q.segment)
 		p.made[q.Key] = turns[t]
 	}
+	for _, f := range figures {
+		t := (f.turn + turn) % len(turns)
+		traits[t] = append(traits[t], f)
+		p.made[f.Key] = turns[t]
+	}
+	define := func(ctx context.Context, turn int) error {
+		return errors.Join(p.createSegments(ctx, segments[turn]), p.createTraits(ctx, traits[turn]))
+	}
 	events = events[:sort.Search(len(events), func(i int) bool { return events[i].at.After(date) })]
 
-	if err := p.createSegments(ctx, segments[0]); err != nil {
+	if err := define(ctx, 0); err != nil {
 		return nil, err
 	}
 	began := time.Now()
@@ -109,7 +121,7 @@ func (d *demo) relive(ctx context.Context, key string, date time.Time, turn int,
 		return nil, err
 	}
 	g, both := errgroup.WithContext(ctx)
-	g.Go(func() error { return p.createSegments(both, segments[1]) })
+	g.Go(func() error { return define(both, 1) })
 	g.Go(func() error { return s.all(both, events[half:], cfg.Workers) })
 	if err := g.Wait(); err != nil {
 		return nil, err
@@ -118,7 +130,7 @@ func (d *demo) relive(ctx context.Context, key string, date time.Time, turn int,
 		return nil, err
 	}
 	took := time.Since(began)
-	if err := p.createSegments(ctx, segments[2]); err != nil {
+	if err := define(ctx, 2); err != nil {
 		return nil, err
 	}
 	d.say("  as of %s: %s events applied in %s, in the workspace %s", date.Format(time.DateOnly), thousands(len(events)), short(took), key)
@@ -165,18 +177,29 @@ func (d *demo) compare(ctx context.Context, all []*past) ([]Answer, error) {
 
 	var answers []Answer
 	var wrong []string
-	for _, q := range questions {
+	ask := func(key string, read func(*past, context.Context, string) ([]string, error)) error {
 		for _, p := range all {
-			got, want, err := p.answer(ctx, o, q.Key)
+			got, want, err := p.answer(ctx, o, key, read)
 			if err != nil {
-				return nil, err
+				return err
 			}
-			a := Answer{q.Key, p.date, p.made[q.Key], len(got), len(want), slices.Equal(got, want)}
+			a := Answer{key, p.date, p.made[key], len(got), len(want), slices.Equal(got, want)}
 			answers = append(answers, a)
 			if !a.Equal {
-				wrong = append(wrong, fmt.Sprintf("%s as of %s, made %s the replay: %d members, want %d; %s",
-					q.Key, p.date.Format(time.DateOnly), a.Made, a.Members, a.SQL, difference(got, want)))
+				wrong = append(wrong, fmt.Sprintf("%s as of %s, made %s the replay: %d people, want %d; %s",
+					key, p.date.Format(time.DateOnly), a.Made, a.People, a.SQL, difference(got, want)))
 			}
+		}
+		return nil
+	}
+	for _, q := range questions {
+		if err := ask(q.Key, (*past).readMembers); err != nil {
+			return nil, err
+		}
+	}
+	for _, f := range figures {
+		if err := ask(f.Key, (*past).readValues); err != nil {
+			return nil, err
 		}
 	}
 	d.say("%s", answersTable(answers))
@@ -186,23 +209,58 @@ func (d *demo) compare(ctx context.Context, all []*past) ([]Answer, error) {
 	return answers, nil
 }
 
-// settled is how long ago the answer must have changed last for the segment to be held to it. A change by itself is due within
+// readMembers returns the members of a segment.
+func (p *past) readMembers(ctx context.Context, key string) ([]string, error) {
+	members, err := p.members(ctx, key)
+	return slices.Sorted(maps.Values(members)), err
+}
+
+// readValues returns everybody of whom a computed trait has a value, each with the value.
+func (p *past) readValues(ctx context.Context, key string) ([]string, error) {
+	type profile struct {
+		Identifiers []identifier              `json:"identifiers"`
+		Computed    map[string]jsontext.Value `json:"computed"`
+	}
+	var all []string
+	err := each(ctx, p.client, "/api/v1/profiles", func(one profile) error {
+		v, ok := one.Computed[key]
+		switch {
+		case !ok || len(one.Identifiers) != 1:
+			return fmt.Errorf("a profile with the identifiers %v has the computed traits %v", one.Identifiers, one.Computed)
+		case v.Kind() == 'n':
+			return nil
+		}
+		text := strings.Trim(string(v), `"`)
+		if n, ok := new(big.Rat).SetString(text); v.Kind() == '0' && ok {
+			text = n.FloatString(15)
+		} else if at, err := time.Parse(time.RFC3339, text); err == nil {
+			text = at.Format(timeFormat)
+		}
+		id := one.Identifiers[0]
+		all = append(all, fmt.Sprintf("%s:%s %s", id.Kind, id.Value, text))
+		return nil
+	})
+	slices.Sort(all)
+	return all, err
+}
+
+// settled is how long ago the answer must have changed last for ours to be held to it. A change by itself is due within
 // a second.
 const settled = 10 * time.Second
 
-// answer returns who the segment says fits, and who SQL says does. Time goes on meanwhile, by which some enter and leave:
-// SQL is asked for some time before the segment and again after it, until it gives the same answer twice.
-func (p *past) answer(ctx context.Context, o *oracle.Oracle, question string) (got, want []string, err error) {
+// answer returns our answer to a question, which read reads, and that of SQL. Time goes on meanwhile, by which answers
+// change: SQL is asked for some time before we are and again after it, until it gives the same answer twice.
+func (p *past) answer(ctx context.Context, o *oracle.Oracle, question string,
+	read func(*past, context.Context, string) ([]string, error),
+) (got, want []string, err error) {
 	err = p.until(ctx, func() (string, error) {
 		from := time.Now().Add(-settled)
 		if began := p.date.Add(p.shift); from.Before(began) {
 			from = began
 		}
-		members, err := p.members(ctx, question)
-		if err != nil {
+		if got, err = read(p, ctx, question); err != nil {
 			return "", err
 		}
-		got = slices.Sorted(maps.Values(members))
 		earlier, err := o.Answer(ctx, question, p.date, p.shift, from)
 		if err != nil {
 			return "", err
@@ -234,11 +292,11 @@ func answersTable(answers []Answer) string {
 		if !a.Equal {
 			sign = "≠"
 		}
-		fmt.Fprintf(&b, "  %6s %s %6s %-6s", thousands(a.Members), sign, thousands(a.SQL), a.Made)
+		fmt.Fprintf(&b, "  %6s %s %6s %-6s", thousands(a.People), sign, thousands(a.SQL), a.Made)
 		if (i+1)%len(dates) == 0 {
 			b.WriteString("\n")
 		}
 	}
-	b.WriteString("\n  The segment's members = those that SQL says; the segment was made before, during or after the replay.\n")
+	b.WriteString("\n  People whom the segment or the computed trait has = those that SQL has; it was made before, during or after the replay.\n")
 	return b.String()
 }

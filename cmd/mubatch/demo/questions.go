@@ -63,3 +63,19 @@ var questions = []question{
 		jsontext.Value(`{"all": [{"segment": "vips"}, {"segment": "lapsed"}]}`),
 	}, 2},
 }
+
+// figure is what is to be known of everybody, as a computed trait. Package oracle has it in SQL, under the same key.
+type figure struct {
+	Key   string         `json:"key"`
+	Name  string         `json:"name"`
+	Value jsontext.Value `json:"value"`
+	turn  int            // like that of a question
+}
+
+var figures = []figure{
+	{"revenue", "Revenue", jsontext.Value(`{"event": "Order Completed", "sum": {"property": "revenue"}}`), 0},
+	{"revenue-90d", "Revenue of 90 days", jsontext.Value(`{"event": "Order Completed", "sum": {"property": "revenue"}, "within": "90d"}`), 1},
+	{"average-order", "Average order", jsontext.Value(`{"event": "Order Completed", "avg": {"property": "revenue"}}`), 2},
+	{"products", "Different products", jsontext.Value(`{"event": "Order Completed", "distinct": {"property": "products.product_id"}}`), 1},
+	{"last-order", "Last order", jsontext.Value(`{"event": "Order Completed", "last": {}}`), 2},
+}

@@ -172,11 +172,6 @@ type (
 		ProfileID   string       `json:"profile_id"`
 		Identifiers []identifier `json:"identifiers"`
 	}
-	segmentStatus struct {
-		ID      string `json:"id"`
-		Status  string `json:"status"`
-		Members int    `json:"members"`
-	}
 	Counts struct {
 		Accepted   int64 `json:"accepted"`
 		Applied    int64 `json:"applied"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -26,19 +27,39 @@ func (c *client) createSegments(ctx context.Context, list []segment) error {
 		}
 	}
 	for _, s := range list {
-		err := c.until(ctx, func() (string, error) {
-			var now segmentStatus
-			err := c.do(ctx, http.MethodGet, "/api/v1/segments/"+s.Key, nil, &now)
-			if err != nil || now.Status == "live" {
-				return "", err
-			}
-			return fmt.Sprintf("the segment %s is %s", s.Key, now.Status), nil
-		})
-		if err != nil {
+		if err := c.untilLive(ctx, "segment", "/api/v1/segments/"+s.Key); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// createTraits makes computed traits, and waits until profiles have them.
+func (c *client) createTraits(ctx context.Context, list []figure) error {
+	for _, f := range list {
+		if err := c.do(ctx, http.MethodPost, "/api/v1/computed_traits", f, nil); err != nil {
+			return fmt.Errorf("create the computed trait %s: %w", f.Key, err)
+		}
+	}
+	for _, f := range list {
+		if err := c.untilLive(ctx, "computed trait", "/api/v1/computed_traits/"+f.Key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *client) untilLive(ctx context.Context, what, path string) error {
+	return c.until(ctx, func() (string, error) {
+		var now struct {
+			Status string `json:"status"`
+		}
+		err := c.do(ctx, http.MethodGet, path, nil, &now)
+		if err != nil || now.Status == "live" {
+			return "", err
+		}
+		return fmt.Sprintf("the %s %s is %s", what, path[strings.LastIndexByte(path, '/')+1:], now.Status), nil
+	})
 }
 
 // createDestination has the receiver told about the segments, as a webhook destination. One that an earlier run

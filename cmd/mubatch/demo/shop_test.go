@@ -164,6 +164,11 @@ func TestSegmentsAreValid(t *testing.T) {
 			t.Errorf("%s: %v", s.Key, err)
 		}
 	}
+	for _, f := range figures {
+		if _, err := rule.ParseComputed(f.Value); err != nil {
+			t.Errorf("%s: %v", f.Key, err)
+		}
+	}
 }
 
 func TestMoneyIsExact(t *testing.T) {

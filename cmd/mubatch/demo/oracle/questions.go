@@ -43,6 +43,7 @@ const sold = `
 	)`
 
 // answers has a query for each of the questions: who fits at @now, if everything up to @until was sold @shift later.
+// Of the figures, everybody's, each row is a person and the value, with 15 decimals if it is a number.
 var answers = map[string]string{
 	// A count in a window is exact. A sum in a window of 90 days has the documented resolution of 3 hours (90 days / 720, which
 	// is among the steps): what was spent counts until 90 days after the end of the 3 hours in which it was.
@@ -91,10 +92,39 @@ var answers = map[string]string{
 		SELECT person
 		FROM vips
 		JOIN lapsed USING (person)`,
+
+	"revenue": `
+		SELECT person || ' ' || round(coalesce(sum(total) FILTER (WHERE NOT refund), 0), 15)
+		FROM sold
+		GROUP BY person`,
+	// Of 90 days like in worth-keeping.
+	"revenue-90d": `
+		SELECT person || ' ' || round(coalesce(sum(total) FILTER (WHERE NOT refund AND date_bin('3 hours', at, 'epoch'::timestamptz)
+			+ interval '3 hours' > @now::timestamptz - interval '90 days'), 0), 15)
+		FROM sold
+		GROUP BY person`,
+	// To 12 decimals.
+	"average-order": `
+		SELECT person || ' ' || round(round(sum(total)::numeric(40, 25) / count(*), 12), 15)
+		FROM sold
+		WHERE NOT refund
+		GROUP BY person`,
+	// Up to 1,000.
+	"products": `
+		SELECT person || ' ' || round(least(1000, count(DISTINCT product) FILTER (WHERE NOT refund)), 15)
+		FROM sold
+		CROSS JOIN unnest(products) AS product
+		GROUP BY person`,
+	"last-order": `
+		SELECT person || ' ' || to_char(max(at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+		FROM sold
+		WHERE NOT refund
+		GROUP BY person`,
 }
 
-// Answer returns the people who are the answer to a question, by its key, at a time now, if everything that was sold until
-// then, and nothing else, was sold so much later than the sales say. They are sorted. now counts in whole milliseconds.
+// Answer returns the people who are the answer to a question, by its key, or everybody of whom there is a figure of that
+// key, with a space and its value. It is what is true at a time now, if everything that was sold until then, and nothing
+// else, was sold so much later than the sales say. It is sorted. now counts in whole milliseconds.
 func (o *Oracle) Answer(ctx context.Context, question string, until time.Time, shift time.Duration, now time.Time) ([]string, error) {
 	query, ok := answers[question]
 	if !ok {

@@ -190,3 +190,47 @@ func TestAnswers(t *testing.T) {
 		o.Close()
 	}
 }
+
+func TestFigures(t *testing.T) {
+	t.Parallel()
+	sales := append([]sale{
+		{"1", 0, "10.5", "100", "Spain"},
+		{"2", day, "0.001", "100", "Spain"},
+		{"2", day, "0.5", "100", "Spain"},
+		{"3", day, "1", "100", "Spain"},
+		{"C4", 2 * day, "7", "100", "Spain"},
+		{"C5", 2 * day, "7", "200", "Spain"},
+	}, things(1001, sale{"6", 0, "", "", "Spain"})...)
+	o, err := oracle.Open(t.Context(), pgtest.NewURL(t), strings.NewReader(salesOf(sales)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	const shift = 5000 * day
+	for _, tt := range []struct {
+		figure string
+		now    time.Duration
+		want   []string
+	}{
+		{"revenue", 500 * day, []string{"anonymous_id:guest-6 10.010000000000000", "user_id:100 12.001000000000000", "user_id:200 0.000000000000000"}},
+		{"revenue-90d", 90*day + 2*time.Hour - time.Millisecond, []string{
+			"anonymous_id:guest-6 10.010000000000000", "user_id:100 12.001000000000000", "user_id:200 0.000000000000000",
+		}},
+		{"revenue-90d", 90*day + 2*time.Hour, []string{
+			"anonymous_id:guest-6 0.000000000000000", "user_id:100 1.501000000000000", "user_id:200 0.000000000000000",
+		}},
+		{"average-order", 500 * day, []string{"anonymous_id:guest-6 10.010000000000000", "user_id:100 4.000333333333000"}},
+		{"products", 500 * day, []string{"anonymous_id:guest-6 1000.000000000000000", "user_id:100 4.000000000000000", "user_id:200 0.000000000000000"}},
+		{"last-order", 500 * day, []string{
+			"anonymous_id:guest-6 2024-09-09T10:00:00.000Z", "user_id:100 2024-09-10T10:00:00.000Z",
+		}},
+	} {
+		got, err := o.Answer(t.Context(), tt.figure, firstSale.Add(2*day), shift, firstSale.Add(tt.now+shift))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("%s after %s, -want +got:\n%s", tt.figure, tt.now, diff)
+		}
+	}
+}
