@@ -67,7 +67,8 @@ func TestExplain(t *testing.T) {
 		!strings.Contains(event, `"message_id":"acme-m1"`) || !strings.Contains(event, `"event_at":"2026-11-01T10:00:00.000Z"`) {
 		t.Errorf("explanation: %s", got.at("explanation"))
 	}
-	w.exec(`UPDATE segments SET live_version = 1, live_rule = rule, live_behaviours = behaviours`)
+	w.exec(`UPDATE segments SET live_version = 1`)
+	w.exec(`INSERT INTO segment_versions (segment_id, version, rule, behaviours) SELECT id, 1, rule, behaviours FROM segments ON CONFLICT DO NOTHING`)
 	w.exec(`INSERT INTO lane_segments (lane, segment_id, version, phase, live_version) SELECT generate_series(0, 3), id, 1, 'done', 1 FROM segments`)
 	if got = w.as(w.acme, "GET", path, "").want(200); string(got.at("version")) != "1" || got.str("status") != "live" {
 		t.Errorf("when it is live: %s", got.Body)

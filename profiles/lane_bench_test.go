@@ -38,8 +38,9 @@ func newBenchLane(b *testing.B, rules []string) *benchLane {
 		b.Fatal(err)
 	}
 	for _, live := range []string{ // at once: there is nothing to build them from
-		`UPDATE segments SET live_version = version, live_rule = rule, live_behaviours = behaviours`,
+		`UPDATE segments SET live_version = version`,
 		`UPDATE lane_segments SET live_version = version, phase = 'done'`,
+		`UPDATE lane_behaviours SET phase = 'complete'`,
 	} {
 		if _, err := pool.Exec(b.Context(), live); err != nil {
 			b.Fatal(err)
