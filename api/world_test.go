@@ -41,13 +41,12 @@ type world struct {
 	replay  *replayer
 	metrics *prometheus.Registry
 	sent    int
+	stop    chan struct{} // closed: the server is about to stop
 
 	stream    *collector.Stream
 	committer *collector.Committer
 
 	stopCommits func()
-
-	stop chan struct{} // closed: the server is about to stop
 
 	destinations *activation.Store
 	acme         tenant
@@ -80,8 +79,7 @@ func newWorld(t testing.TB) *world {
 	w.router.Post("/v1/anything-else", func(http.ResponseWriter, *http.Request) {}) // as the collector's are, beside the API
 	w.router.Mount("/", api.New(api.Config{
 		Pool: w.pool, Destinations: w.destinations, Lanes: lanes, Replayer: w.replay, Committer: w.committer, Registerer: w.metrics,
-		Log:      slog.New(slog.NewTextHandler(t.Output(), nil)),
-		Stopping: w.stop, Heartbeat: time.Second,
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Stopping: w.stop, Heartbeat: time.Second,
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/plain; version=0.0.4")
 			_, _ = io.WriteString(w, "mubatch_up 1\n")

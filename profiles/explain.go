@@ -1,7 +1,6 @@
 package profiles
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,12 +46,10 @@ const (
 // from the archive.
 func (r *Reader) Explain(ctx context.Context, p *Profile, segment int64) (*Explained, error) {
 	x := &Explained{}
-	i, found := slices.BinarySearchFunc(p.Standings, segment, func(s Standing, id int64) int { return cmp.Compare(s.Segment, id) })
-	if found {
-		s := p.Standings[i]
-		x.Member = s.Member
-		if s.Due != 0 {
-			x.Due = time.UnixMilli(s.Due)
+	if i, found := slices.BinarySearchFunc(p.Standings, segment, compareStanding); found {
+		x.Member = p.Standings[i].Member
+		if due := p.Standings[i].Due; due != 0 {
+			x.Due = time.UnixMilli(due)
 		}
 	}
 	last, err := r.lastChanges(ctx, p, []int64{segment})

@@ -49,7 +49,7 @@ type Preview struct {
 
 const (
 	previewMost  = 10_000
-	previewFirst = 100  // profiles of the first chunk, by which it is told how long they take
+	previewFirst = 50   // profiles of a chunk, until it is known how long one takes
 	previewChunk = 2000 // at most
 )
 
@@ -89,38 +89,37 @@ func (r *Reader) preview(ctx context.Context, workspace int32, ru *rule.Rule, o 
 		p.Profiles += n
 	}
 	all := o.Exact || p.Profiles <= most
-	chunk := int64(previewFirst)
-	complete := true
+	chunk, complete := int64(previewFirst), true
+	var last time.Duration // that a chunk took
 	for _, lane := range rand.Perm(r.lanes) {
 		share := int64(math.MaxInt64)
 		if !all {
 			share = (most*counts[lane] + p.Profiles - 1) / p.Profiles
 		}
-		for circle := newCircle(); share > 0 && !circle.closed; {
-			if p.Looked > 0 {
-				left := o.Patience - time.Since(began)
-				each := time.Since(began) / time.Duration(p.Looked)
-				if left < previewFirst/2*each {
-					complete = false
-					break
-				}
-				chunk = max(previewFirst/2, min(previewChunk, 2*chunk, int64(left/2/max(each, 1))))
+		for circle := newCircle(); share > 0 && !circle.closed && complete; {
+			switch left := o.Patience - time.Since(began); {
+			case left < last/2:
+				complete = false
+				continue
+			case left < 2*last:
+				chunk = max(chunk/2, 1)
+			case left > 4*last:
+				chunk = min(2*chunk, previewChunk)
 			}
+			asked := time.Now()
 			found, err := r.nextOnCircle(ctx, workspace, lane, &circle, min(chunk, share))
 			if err == nil {
 				err = t.look(ctx, found, p, o.Sample)
 			}
 			if err != nil && ctx.Err() != nil && p.Looked > 0 { // what is there will have to do
 				complete = false
-				break
+				continue
 			}
 			if err != nil {
 				return Preview{}, err
 			}
+			last = time.Since(asked)
 			share -= int64(len(found))
-		}
-		if !complete {
-			break
 		}
 	}
 	switch {
@@ -384,9 +383,8 @@ func (s *tried) Timeline(i int) timeline.Timeline {
 }
 
 func (s *tried) Segment(key string) bool {
-	id := s.segments[key]
-	i, found := slices.BinarySearchFunc(s.profile.Standings, id, func(s Standing, id int64) int { return cmp.Compare(s.Segment, id) })
-	return found && s.profile.Standings[i].Member
+	id, there := s.segments[key]
+	return there && s.profile.member(id)
 }
 
 // states returns profiles as the rule sees them, with what they did read from the archive where they do not have it.

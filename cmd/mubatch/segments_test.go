@@ -372,3 +372,37 @@ func changesByProfile(t *testing.T, pool *pgxpool.Pool) map[profiles.Key][]strin
 	}
 	return byProfile
 }
+
+// Whoever has done one thing and not another thing within a while is in the segment within a second of that while's end,
+// with no traffic to bring it about; whoever has done the other thing is not.
+func TestWhatDidNotHappenIsKnownWithinASecond(t *testing.T) {
+	t.Parallel()
+	at := serveSegments(t)
+	waits := []time.Duration{3 * time.Second, 30 * time.Second}
+	for _, w := range waits {
+		at.segment(t, "left-"+w.String(), fmt.Sprintf(
+			`{"sequence": [{"event": "Checkout Started"}], "then_not": {"event": "Order Completed", "within": "%ds"}}`, int(w.Seconds())))
+	}
+	overslept := laggard(t)
+	sent := time.Now().Truncate(time.Millisecond)
+	at.track(t,
+		event{Type: "track", Event: "Checkout Started", UserID: "ada", MessageID: "m1", Timestamp: sent},
+		event{Type: "track", Event: "Checkout Started", UserID: "bob", MessageID: "m2", Timestamp: sent},
+		event{Type: "track", Event: "Order Completed", UserID: "bob", MessageID: "m3", Timestamp: sent.Add(time.Second)},
+	)
+	for _, w := range waits {
+		key := "left-" + w.String()
+		time.Sleep(time.Until(sent.Add(w)))
+		eventually(t, "somebody is in "+key, func() bool { return len(at.members(t, key)) > 0 })
+		list := at.changes(t, "ada", key)
+		if len(list) != 1 || list[0].Change != "entered" || list[0].Cause.Kind != "timer" {
+			t.Fatalf("ada's changes in %s: %+v", key, list)
+		}
+		if after := list[0].At.Sub(sent); after <= w || after > w+time.Second+overslept() {
+			t.Errorf("ada entered %s %v after the event", key, after)
+		}
+		if list := at.changes(t, "bob", key); len(list) > 0 {
+			t.Errorf("bob's changes in %s: %+v", key, list)
+		}
+	}
+}
