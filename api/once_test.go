@@ -3,6 +3,7 @@ package api_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mubatch/mubatch/api"
 )
@@ -95,17 +96,18 @@ func TestTheSameRequestAtOnceWaitsItsTurn(t *testing.T) {
 	ask := func() answer {
 		return w.as(w.acme, "POST", "/api/v1/segments", `{"key":"z","name":"Z","rule":{"event":"z"}}`, header("Idempotency-Key", "try-1"))
 	}
-	first := make(chan answer)
+	first := make(chan answer, 1)
 	go func() { first <- ask() }()
-	for {
-		var waiting bool
+	for waiting := false; !waiting; {
 		err := w.pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND classid = x'73656773'::int
 			AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`).Scan(&waiting)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if waiting {
-			break
+		select {
+		case got := <-first:
+			t.Fatalf("the first request did not wait: %d %s", got.Status, got.Body)
+		case <-time.After(5 * time.Millisecond):
 		}
 	}
 	if got := ask().want(409, "in_progress"); got.Header.Get("Retry-After") != "1" {
