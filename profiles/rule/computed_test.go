@@ -47,9 +47,9 @@ func TestComputedValues(t *testing.T) {
 		{`{"event":"E","distinct":{"property":"s"},"within":"10s"}`, `2`, 8 * time.Second, `The number of different values of s over "E" in the last 10 seconds.`},
 		{`{"event":"E","first":{"property":"s"}}`, `"a"`, 0, `The first s in "E".`},
 		{`{"event":"E","last":{"property":"s"},"within":"10s"}`, `1`, 8 * time.Second, `The last s in "E" in the last 10 seconds.`},
-		{`{"event":"E","first":{}}`, `"2026-02-28T11:00:00Z"`, 0, `The time of the first "E".`},
-		{`{"event":"E","first":{},"within":"10s"}`, `"2026-03-01T11:59:57Z"`, 8 * time.Second, `The time of the first "E" in the last 10 seconds.`},
-		{`{"event":"E","last":{},"within":"10s"}`, `"2026-03-01T11:59:58Z"`, 8 * time.Second, `The time of the last "E" in the last 10 seconds.`},
+		{`{"event":"E","first":{}}`, `"2026-02-28T11:00:00.000Z"`, 0, `The time of the first "E".`},
+		{`{"event":"E","first":{},"within":"10s"}`, `"2026-03-01T11:59:57.000Z"`, 8 * time.Second, `The time of the first "E" in the last 10 seconds.`},
+		{`{"event":"E","last":{},"within":"10s"}`, `"2026-03-01T11:59:58.000Z"`, 8 * time.Second, `The time of the last "E" in the last 10 seconds.`},
 		{`{"event":"F","last":{}}`, `null`, 0, `The time of the last "F".`},
 	}
 	for _, tt := range tests {

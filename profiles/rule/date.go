@@ -49,6 +49,13 @@ func appendDate(b []byte, ms int64) []byte {
 	return append(b, '"')
 }
 
+// appendMoment appends an instant that is shown to somebody as a JSON string of RFC 3339 in UTC, always to the millisecond.
+func appendMoment(b []byte, ms int64) []byte {
+	b = append(b, '"')
+	b = time.UnixMilli(ms).UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z07:00")
+	return append(b, '"')
+}
+
 // units of durations, from the largest to the smallest.
 var units = []struct {
 	letter byte

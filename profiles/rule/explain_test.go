@@ -77,7 +77,7 @@ func TestExplain(t *testing.T) {
 				},
 				{
 					Pointer: "#/all/3/any/3", Kind: "event", Text: `whose first "Bought" is at least as long ago as 1 hour`, Holds: true,
-					Observed: jsontext.Value(`"2026-02-27T12:00:00Z"`), Behaviours: []int{0},
+					Observed: jsontext.Value(`"2026-02-27T12:00:00.000Z"`), Behaviours: []int{0},
 				},
 				{
 					Pointer: "#/all/3/any/4", Kind: "event",
@@ -92,7 +92,7 @@ func TestExplain(t *testing.T) {
 			}},
 			{
 				Pointer: "#/all/4", Kind: "sequence", Text: `who did "Viewed", then "Bought" within 1 hour, all begun in the last 2 days`, Holds: true,
-				Until: at("2026-03-03T11:20:00Z"), Observed: jsontext.Value(`["2026-03-01T11:20:00Z","2026-03-01T11:30:00Z"]`), Behaviours: []int{0, 6},
+				Until: at("2026-03-03T11:20:00Z"), Observed: jsontext.Value(`["2026-03-01T11:20:00.000Z","2026-03-01T11:30:00.000Z"]`), Behaviours: []int{0, 6},
 				From: at("2026-02-27T12:00:00.001Z"),
 			},
 			{Pointer: "#/all/5", Kind: "consent", Text: `whose consent to "ad_storage" is granted`, Holds: true, Observed: jsontext.Value(`"granted"`)},

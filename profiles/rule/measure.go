@@ -205,7 +205,7 @@ func (m measure) extreme(t timeline.Timeline, within, now int64) (v jsontext.Val
 	for i, b := range m.extremes(t, within, now) {
 		written := jsontext.Value(b.Text)
 		if m.property == "" {
-			written = appendDate(nil, b.At)
+			written = appendMoment(nil, b.At)
 		}
 		if i > 0 && !bytes.Equal(v, written) {
 			break

@@ -324,7 +324,7 @@ func (n naive) computed(t fataler, c map[string]any) any {
 			case !ok:
 				return nil
 			case property == "":
-				return time.UnixMilli(found.at).UTC().Format(time.RFC3339Nano)
+				return time.UnixMilli(found.at).UTC().Format("2006-01-02T15:04:05.000Z")
 			}
 			return found.value
 		}

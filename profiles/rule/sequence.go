@@ -180,7 +180,7 @@ func (q *sequence) explain(s State, now int64, _ string, x *Explanation) {
 			if i > 0 {
 				b = append(b, ',')
 			}
-			b = appendDate(b, at)
+			b = appendMoment(b, at)
 		}
 		x.Observed = jsontext.Value(append(b, ']'))
 	}
