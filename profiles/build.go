@@ -207,7 +207,7 @@ func (l *Lane) readSegments(ctx context.Context, tx pgx.Tx) ([]*laneSegment, map
 		}
 		r := l.parsed(s)
 		if r == nil {
-			if r, err = rule.Parse(text); err != nil {
+			if r, err = rule.ParseStored(text); err != nil {
 				return nil, fmt.Errorf("parse version %d of segment %d: %w", s.followed, s.id, err)
 			}
 		}

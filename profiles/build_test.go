@@ -599,3 +599,36 @@ func TestABuildWaitsForWhatIsSentOn(t *testing.T) {
 		t.Errorf("the one who was first has %v, want one entering", h)
 	}
 }
+
+// The database writes out the zeros of numbers and puts spaces where there were none: what is stored may be longer than
+// what may be given.
+func TestARuleIsStoredInMoreBytesThanItMayBeGivenIn(t *testing.T) {
+	t.Parallel()
+	c := newCrew(t, 1)
+	var powers []string
+	for i := range 600 {
+		powers = append(powers, fmt.Sprintf("%d.%de300", 1+i%9, 1+i/9))
+	}
+	where := fmt.Sprintf(`[{"property":"revenue","op":"not_in","value":[%s]}]`, strings.Join(powers, ","))
+	id := c.create("all", fmt.Sprintf(`{"event":"Order","where":%s}`, where))
+	computed := profiles.NewComputedTraits(c.pool, 1)
+	count := profiles.ComputedDefinition{Key: "orders", Name: "Orders", Value: fmt.Appendf(nil, `{"event":"Order","where":%s,"count":{}}`, where)}
+	if _, err := computed.Create(t.Context(), 1, count); err != nil {
+		t.Fatal(err)
+	}
+	c.send(orderOf("u", 50))
+	c.settle()
+	c.open(0)
+	c.send(orderOf("v", 50))
+	c.settle()
+	if diff := cmp.Diff([]string{"u", "v"}, c.members(id, "u", "v")); diff != "" {
+		t.Errorf("members (-want +got):\n%s", diff)
+	}
+	if _, err := c.segments.Get(t.Context(), 1, profiles.SegmentRef{Key: "all"}); err != nil {
+		t.Error(err)
+	}
+	values, err := profiles.NewReader(c.pool, 1).Computed(t.Context(), 1)
+	if err != nil || len(values) != 1 {
+		t.Errorf("there are %d computed traits, %v", len(values), err)
+	}
+}

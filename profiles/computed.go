@@ -271,7 +271,7 @@ func scanComputed(row pgx.CollectableRow) (c ComputedTrait, err error) {
 	if err != nil {
 		return ComputedTrait{}, err
 	}
-	parsed, err := rule.ParseComputed(stored) // jsonb has changed the order of members
+	parsed, err := rule.ParseStoredComputed(stored) // jsonb has changed the order of members
 	if err != nil {
 		return ComputedTrait{}, fmt.Errorf("computed trait %d: %v", c.ID, err) // not the caller's mistake
 	}
@@ -407,7 +407,7 @@ func (r *Reader) Computed(ctx context.Context, workspace int32) (ComputedValues,
 		if err := row.Scan(&c.key, &stored, &c.behaviour); err != nil {
 			return c, err
 		}
-		c.value, err = rule.ParseComputed(stored)
+		c.value, err = rule.ParseStoredComputed(stored)
 		return c, err
 	})
 	if err != nil {

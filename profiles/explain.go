@@ -64,7 +64,7 @@ func (r *Reader) Explain(ctx context.Context, p *Profile, segment int64) (*Expla
 		return nil, err
 	}
 	x.Version = version
-	if x.Rule, err = rule.Parse(text); err != nil {
+	if x.Rule, err = rule.ParseStored(text); err != nil {
 		return nil, fmt.Errorf("parse rule of segment %d: %v", segment, err) // not the caller's mistake
 	}
 	t, err := r.trial(ctx, p.Workspace, x.Rule)

@@ -248,7 +248,7 @@ func (s *Segments) Cancel(ctx context.Context, workspace int32, ref SegmentRef, 
 		if err != nil {
 			return 0, fmt.Errorf("read live version: %w", err)
 		}
-		r, err := rule.Parse(text)
+		r, err := rule.ParseStored(text)
 		if err != nil {
 			return 0, fmt.Errorf("live version of segment %d: %v", old.ID, err) // not the caller's mistake
 		}
@@ -414,9 +414,9 @@ func scanSegment(row pgx.CollectableRow) (s StoredSegment, err error) {
 	if err != nil {
 		return StoredSegment{}, err
 	}
-	r, err := rule.Parse(stored) // jsonb has changed the order of members
+	r, err := rule.ParseStored(stored) // jsonb has changed the order of members
 	if err != nil {
-		return StoredSegment{}, fmt.Errorf("segment %d: %w", s.ID, err)
+		return StoredSegment{}, fmt.Errorf("segment %d: %v", s.ID, err) // not the caller's mistake
 	}
 	s.Rule, err = r.MarshalJSON()
 	return s, err

@@ -2,6 +2,7 @@ package rule
 
 import (
 	"errors"
+	"math"
 	"strings"
 	"time"
 
@@ -24,9 +25,14 @@ type Computed struct {
 }
 
 // ParseComputed reads the definition of a computed value. The error is an [*Error] that lists everything wrong with it.
-func ParseComputed(b []byte) (*Computed, error) {
+func ParseComputed(b []byte) (*Computed, error) { return parseComputed(b, MaxSize) }
+
+// ParseStoredComputed reads what ParseComputed has accepted, as [ParseStored] does.
+func ParseStoredComputed(b []byte) (*Computed, error) { return parseComputed(b, math.MaxInt) }
+
+func parseComputed(b []byte, size int) (*Computed, error) {
 	var p parser
-	c := document(&p, b, MaxSize, func(v []byte) *Computed { return p.computed(v) })
+	c := document(&p, b, size, func(v []byte) *Computed { return p.computed(v) })
 	if err := p.err(); err != nil {
 		return nil, err
 	}

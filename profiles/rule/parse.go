@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,9 +13,15 @@ import (
 )
 
 // Parse reads a rule. The error is an [*Error] that lists everything wrong with it.
-func Parse(b []byte) (*Rule, error) {
+func Parse(b []byte) (*Rule, error) { return parse(b, MaxSize) }
+
+// ParseStored reads a rule that Parse has accepted, from a store that writes JSON in its own way, with more spaces or all
+// the zeros of a number. So it may have any size as given.
+func ParseStored(b []byte) (*Rule, error) { return parse(b, math.MaxInt) }
+
+func parse(b []byte, size int) (*Rule, error) {
 	var p parser
-	root := document(&p, b, MaxSize, func(v []byte) node { return p.node("", v, 1) })
+	root := document(&p, b, size, func(v []byte) node { return p.node("", v, 1) })
 	if err := p.err(); err != nil {
 		return nil, err
 	}
