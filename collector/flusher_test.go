@@ -419,6 +419,39 @@ func TestAStreamThatIsLostIsNoticedAndGoesOn(t *testing.T) {
 	}
 }
 
+// What a lane has told another is told again when Redis has lost it before the other has heard it.
+func TestWhatLanesTellEachOtherOutlivesALostStream(t *testing.T) {
+	t.Parallel()
+	redistest.RequireReal(t)
+	const lanes = 2
+	p := newPipeline(t, lanes)
+	p.exec(`UPDATE lanes SET owner = 'somebody else', lease_until = 'infinity' WHERE lane = 1`)
+	p.flush(collector.FlushConfig{Node: "one"})
+	user, visitor := "", inLane(1, lanes, 1)[0]
+	for i := 0; user == ""; i++ {
+		id := fmt.Sprint("u", i)
+		if profilestest.Secret.Key(profiles.Identifier{Kind: profiles.UserID, Value: id}).Lane(lanes) == 0 {
+			user = id
+		}
+	}
+	p.send(profilestest.Event{ID: "m1", Type: "track", Event: "Order", User: user, Anon: visitor, At: profilestest.Start}.Message())
+	waitFor(t, "the lane to have told the other", func() bool {
+		n, err := p.rdb.XLen(t.Context(), p.prefix+"{1}").Result()
+		return err == nil && n > 0 && one[int](p, `SELECT count(*) FROM outbox`) > 0
+	})
+	keys, err := p.rdb.Keys(t.Context(), p.prefix+"*").Result()
+	if err != nil || len(keys) != lanes {
+		t.Fatal(keys, err)
+	}
+	if err := p.rdb.Del(t.Context(), keys...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	p.exec(`UPDATE lanes SET lease_until = '-infinity' WHERE lane = 1`)
+	waitFor(t, "the other to hear it", func() bool {
+		return one[int](p, `SELECT count(*) FROM outbox`) == 0 && one[int](p, `SELECT count(*) FROM routes WHERE lane = 1`) > 0
+	})
+}
+
 func TestAMessageThatKillsTheProcessIsSetAside(t *testing.T) {
 	t.Parallel()
 	p := newPipeline(t, 1)

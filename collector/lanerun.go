@@ -426,6 +426,14 @@ func (r *laneRun) look(ctx context.Context) error {
 		if err := r.stream.EnsureAfter(ctx, r.lane.Number(), committed); err != nil {
 			return err
 		}
+		// What this lane had told others may be lost as well, and goes before what it will tell them.
+		unheard, err := r.lane.Unheard(ctx)
+		if err != nil {
+			return err
+		}
+		if err := r.publish(ctx, unheard); err != nil {
+			return err
+		}
 		r.cursor, r.applied, r.redis = Offset{}, nil, state.RunID
 		r.lag.begin(r.lane.Number(), r.cursor)
 		r.reset++
