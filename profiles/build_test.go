@@ -632,3 +632,22 @@ func TestARuleIsStoredInMoreBytesThanItMayBeGivenIn(t *testing.T) {
 		t.Errorf("there are %d computed traits, %v", len(values), err)
 	}
 }
+
+// One archived event that nobody can read any more keeps no segment from being built.
+func TestAnUnreadableArchivedEventIsLeftOutOfAReplay(t *testing.T) {
+	t.Parallel()
+	c := newCrew(t, 1)
+	c.store.SetChunks(2, 1000, 1000)
+	for _, u := range []string{"u", "v", "w"} {
+		c.send(orderOf(u, 50))
+	}
+	c.settle()
+	if _, err := c.pool.Exec(t.Context(), `UPDATE events SET payload = 'nonsense' WHERE seq = 2`); err != nil {
+		t.Fatal(err)
+	}
+	id := c.create("all", `{"event":"Order"}`)
+	c.settle()
+	if diff := cmp.Diff([]string{"u", "w"}, c.members(id, "u", "v", "w")); diff != "" {
+		t.Errorf("members (-want +got):\n%s", diff)
+	}
+}

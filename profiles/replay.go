@@ -254,7 +254,8 @@ func (l *Lane) replayChunk(ctx context.Context) (bool, Result, error) {
 	return true, res, nil
 }
 
-// readArchive adds the next archived events with one of the names to a replay, and returns up to where it has read.
+// readArchive adds the next archived events with one of the names to a replay, and returns up to where it has read. One
+// that cannot be read holds up neither the build nor the lane.
 func (l *Lane) readArchive(ctx context.Context, r *Replay, names []string, from, to int64) (int64, error) {
 	const query = `
 		SELECT seq, key, event_at, name, payload
@@ -269,11 +270,14 @@ func (l *Lane) readArchive(ctx context.Context, r *Replay, names []string, from,
 	var e Replayed
 	var at time.Time
 	var payload []byte
+	read := 0
 	_, err := pgx.ForEachRow(rows, []any{&seq, &e.Key, &at, &e.Name, &payload}, func() error {
 		e.At = at.UnixMilli()
+		read++
 		decoded, err := DecodeEvent(payload)
-		if err != nil {
-			return err
+		if err != nil { // it could be read when it was applied
+			l.log.ErrorContext(ctx, "an archived event cannot be read, it is left out of the replay", "seq", seq, "err", err)
+			return nil
 		}
 		e.Properties = decoded.Properties
 		r.Events = append(r.Events, e)
@@ -282,7 +286,7 @@ func (l *Lane) readArchive(ctx context.Context, r *Replay, names []string, from,
 	if err != nil {
 		return 0, fmt.Errorf("read archive of lane %d: %w", l.number, err)
 	}
-	if len(r.Events) == l.store.chunks.replay {
+	if read == l.store.chunks.replay {
 		return seq, nil
 	}
 	return to, nil
