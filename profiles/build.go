@@ -487,13 +487,15 @@ func (s *Store) removeSegment(ctx context.Context, tx pgx.Tx, id int64, _ int) e
 		return err
 	}
 	for _, query := range []string{
-		`DELETE FROM segment_counts WHERE segment_id = $1`,
-		`DELETE FROM lane_segments WHERE segment_id = $1`,
-		`DELETE FROM segments WHERE id = $1`, // and its versions with it
+		`DELETE FROM segment_counts WHERE lane = ANY ($1) AND segment_id = $2`,
+		`DELETE FROM segment_days WHERE lane = ANY ($1) AND segment_id = $2`,
+		`DELETE FROM lane_segments WHERE lane = ANY ($1) AND segment_id = $2`,
 	} {
-		if _, err := tx.Exec(ctx, query, id); err != nil {
+		if _, err := tx.Exec(ctx, query, laneList(s.lanes), id); err != nil {
 			return err
 		}
 	}
-	return nil
+	const segment = `DELETE FROM segments WHERE id = $1` // and its versions with it
+	_, err = tx.Exec(ctx, segment, id)
+	return err
 }

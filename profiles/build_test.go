@@ -651,3 +651,22 @@ func TestAnUnreadableArchivedEventIsLeftOutOfAReplay(t *testing.T) {
 		t.Errorf("members (-want +got):\n%s", diff)
 	}
 }
+
+// Of a deleted segment nothing stays but its transitions.
+func TestWhatIsCountedOfADeletedSegmentGoes(t *testing.T) {
+	t.Parallel()
+	c := newCrew(t, 2)
+	c.send(orderOf("u", 50), orderOf("v", 50))
+	c.create("all", `{"event":"Order"}`)
+	c.settle()
+	if _, err := c.segments.Delete(t.Context(), 1, profiles.SegmentRef{Key: "all"}, 0); err != nil {
+		t.Fatal(err)
+	}
+	c.settle()
+	const left = `
+		SELECT (SELECT count(*) FROM segment_counts) + (SELECT count(*) FROM segment_days) + (SELECT count(*) FROM lane_segments)
+		       + (SELECT count(*) FROM segments)`
+	if n := one[int](t, c.pool, left); n != 0 {
+		t.Errorf("%d rows are left of it", n)
+	}
+}
