@@ -245,7 +245,9 @@ func (r *laneRun) arrived(ctx context.Context, a arrival) error {
 		}
 		r.upTo = a.asked
 		// Nothing had arrived when Redis stopped waiting, which was no earlier than this; it counts in milliseconds.
-		r.appliedUpTo(r.lane.Number(), a.asked.Add(max(a.block-2*time.Millisecond, 0)))
+		upTo := a.asked.Add(max(a.block-2*time.Millisecond, 0))
+		r.appliedUpTo(r.lane.Number(), upTo)
+		r.lane.CaughtUp(upTo)
 		if err := r.tidy(ctx); err != nil {
 			return err
 		}

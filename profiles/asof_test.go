@@ -111,3 +111,16 @@ func TestAsOfWaitsForWhatLanesTellEachOther(t *testing.T) {
 		t.Errorf("%d messages are still in the outbox after everybody has heard them", n)
 	}
 }
+
+// A lane that is busy with chores has its row locked whenever somebody wants to note how far it is: its own transactions do.
+func TestChoresNoteHowFarTheLaneIsApplied(t *testing.T) {
+	t.Parallel()
+	w := newTown(t, 1)
+	w.apply(orderOf("u", 50).Message())
+	at := time.Now().UTC().Truncate(time.Millisecond)
+	w.lanes[0].CaughtUp(at)
+	w.segment("all", `{"event":"Order"}`)
+	if got, err := w.reader.AsOf(t.Context()); err != nil || !got.Equal(at) {
+		t.Errorf("as of %v, %v; want %v", got, err, at)
+	}
+}

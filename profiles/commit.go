@@ -82,6 +82,9 @@ func (l *Lane) commit(ctx context.Context, w work) (Result, error) {
 	if w.now.IsZero() {
 		w.now = time.Now()
 	}
+	if w.asOf.IsZero() {
+		w.asOf = l.asOf
+	}
 	passing := w.passing(l.state)
 	var t *tally
 	err := pgx.BeginFunc(ctx, l.store.pool, func(tx pgx.Tx) error {

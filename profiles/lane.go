@@ -64,6 +64,7 @@ type Lane struct {
 	state       *State
 	heard       []int64   // the last number applied of each lane's outbox
 	outstanding int64     // rows of the outbox
+	asOf        time.Time // all that was accepted up to then is applied; zero: not known
 	nextDue     time.Time // no profile but those in due is due before; zero: not known
 	due         []Ref     // were due when last asked, and are still to be re-evaluated; by key
 
@@ -254,6 +255,10 @@ func (l *Lane) know(ctx context.Context, messages []Message) error {
 	}
 	return nil
 }
+
+// CaughtUp says that all that was accepted up to t is applied. The lane's next transaction notes it, whatever it does: one
+// that is busy with timers and builds is passed over by [Store.CaughtUp].
+func (l *Lane) CaughtUp(t time.Time) { l.asOf = t }
 
 // Allow says how long a transaction of [Lane.Ring] or [Lane.Build] may take from now on, since the lane's messages wait
 // for it: they do no more in one than fits, by what the last ones took. It is 10 ms unless something else is said.
