@@ -82,7 +82,7 @@ func explainMembership(c *call) (answer, error) {
 	out := explainedJSON{
 		ProfileID: p.ID, SegmentID: formatID(segmentID, seg.ID), SegmentKey: seg.Key, SegmentName: seg.Name,
 		Status: showSegment(seg).Status, Newest: seg.Version, Member: x.Member, Since: unlessZero(x.Since), Cause: showCause(x.Cause),
-		NextChangeAt: unlessZero(x.Due), Description: x.Rule.Describe(), Rule: canonical, ExplainedAt: timestamp(x.At),
+		NextChangeAt: showable(x.Due), Description: x.Rule.Describe(), Rule: canonical, ExplainedAt: timestamp(x.At),
 		Explanation: &shown, AsOf: unlessZero(asOf),
 	}
 	if x.Version > 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -76,6 +77,14 @@ func (r *Reader) Explain(ctx context.Context, p *Profile, segment int64) (*Expla
 		return nil, err
 	}
 	x.At, x.Explanation = t.now, x.Rule.Explain(states[0], t.now)
+	if len(t.segments) > 0 {
+		due, err := r.dueAbove(ctx, p, slices.Collect(maps.Values(t.segments)))
+		if err != nil {
+			return nil, err
+		}
+		x.Explanation.Refer(func(key string) time.Time { return due[t.segments[key]] })
+		x.Due = earlier(x.Due, x.Explanation.Until)
+	}
 	x.Events, err = r.usedEvents(ctx, p, x.Rule, x.Explanation)
 	return x, err
 }

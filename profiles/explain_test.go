@@ -137,3 +137,43 @@ func TestAnExplanationIsOfTheVersionThatAnswers(t *testing.T) {
 	w.build()
 	explained(2, false, false, refunds)
 }
+
+func TestWhatIsReferredToMayChangeAMembership(t *testing.T) {
+	t.Parallel()
+	w := newTown(t, 3)
+	order := w.segment("order", `{"event": "Order", "within": "30d"}`)
+	visit := w.segment("visit", `{"event": "Visit", "within": "7d"}`)
+	both := w.segment("both", `{"all": [{"segment": "order"}, {"segment": "visit"}]}`)
+	neither := w.segment("neither", `{"not": {"any": [{"segment": "both"}, {"segment": "order"}, {"event": "Refund"}]}}`)
+	either := w.segment("either", `{"any": [{"segment": "both"}, {"segment": "order"}]}`)
+	ever := w.segment("ever", `{"any": [{"segment": "both"}, {"event": "Order"}]}`)
+	now := time.Now().Truncate(time.Millisecond)
+	w.apply(
+		profilestest.Event{ID: "m1", Type: "track", Event: "Order", User: "u", At: now}.Message(),
+		profilestest.Event{ID: "m2", Type: "track", Event: "Visit", User: "u", At: now}.Message(),
+	)
+	week, month := now.AddDate(0, 0, 7), now.AddDate(0, 0, 30)
+	for segment, want := range map[int64]time.Time{order: month, visit: week, both: week, neither: month, either: month, ever: {}} {
+		x := w.explain("u", segment)
+		if x.Member == (segment == neither) || !x.Due.Equal(want) || !x.Explanation.Until.Equal(want) {
+			t.Errorf("segment %d: member %v until %v, by the explanation %v; want %v", segment, x.Member, x.Due, x.Explanation.Until, want)
+		}
+	}
+	p, err := w.reader.ByIdentifier(t.Context(), 1, profilestest.Secret, profiles.Identifier{Kind: profiles.UserID, Value: "u"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := w.reader.Memberships(t.Context(), p, 0, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[int64]time.Time{}
+	for _, m := range list {
+		got[m.Segment] = m.Due.UTC()
+	}
+	week, month = week.UTC(), month.UTC()
+	want := map[int64]time.Time{order: month, visit: week, both: week, either: week, ever: week} // not later than it can be
+	if diff := gocmp.Diff(want, got); diff != "" {
+		t.Errorf("until when the memberships stay (-want +got):\n%s", diff)
+	}
+}

@@ -88,20 +88,67 @@ func (r *Reader) Memberships(ctx context.Context, p *Profile, after int64, limit
 		if len(list) == limit {
 			break
 		}
-		m := Membership{Segment: s.Segment, Since: time.UnixMilli(s.Since)}
-		if s.Due != 0 {
-			m.Due = time.UnixMilli(s.Due)
-		}
-		list, ids = append(list, m), append(ids, s.Segment)
+		list, ids = append(list, Membership{Segment: s.Segment, Since: time.UnixMilli(s.Since)}), append(ids, s.Segment)
 	}
 	last, err := r.lastChanges(ctx, p, ids)
 	if err != nil {
 		return nil, err
 	}
+	due, err := r.dueAbove(ctx, p, ids)
+	if err != nil {
+		return nil, err
+	}
 	for i := range list {
-		list[i].Cause = last[list[i].Segment].Cause
+		list[i].Cause, list[i].Due = last[list[i].Segment].Cause, due[list[i].Segment]
 	}
 	return list, nil
+}
+
+// dueAbove returns when a profile's membership of each segment may change by itself: the first moment at which it or one of
+// those that its rule refers to, however indirectly, is due. Those that never change by themselves are missing.
+func (r *Reader) dueAbove(ctx context.Context, p *Profile, segments []int64) (map[int64]time.Time, error) {
+	const query = `
+		WITH RECURSIVE below (root, id) AS (
+			SELECT id, id
+			FROM unnest(@segments::bigint[]) AS s (id)
+			UNION
+			SELECT below.root, refers.id
+			FROM below
+			JOIN lane_segments AS l ON l.lane = @lane AND l.segment_id = below.id
+			JOIN segment_versions AS v ON v.segment_id = l.segment_id AND v.version = l.live_version
+			CROSS JOIN unnest(v.refers_to) AS refers (id))
+		SELECT root, id
+		FROM below`
+	due := map[int64]time.Time{}
+	if len(segments) == 0 {
+		return due, nil
+	}
+	at := map[int64]time.Time{}
+	for _, s := range p.Standings {
+		if s.Due != 0 {
+			at[s.Segment] = time.UnixMilli(s.Due)
+		}
+	}
+	rows, _ := r.db.Query(ctx, query, pgx.StrictNamedArgs{"lane": p.ID.Lane(r.lanes), "segments": segments}) // err: below
+	var root, id int64
+	_, err := pgx.ForEachRow(rows, []any{&root, &id}, func() error {
+		if t := earlier(due[root], at[id]); !t.IsZero() {
+			due[root] = t
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("follow references: %w", err)
+	}
+	return due, nil
+}
+
+// earlier returns the first of two moments, of which zero is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // lastChanges returns the newest transition of a profile in each segment; those in which it has none are missing.

@@ -96,7 +96,7 @@ func TestExplain(t *testing.T) {
 				From: at("2026-02-27T12:00:00.001Z"),
 			},
 			{Pointer: "#/all/5", Kind: "consent", Text: `whose consent to "ad_storage" is granted`, Holds: true, Observed: jsontext.Value(`"granted"`)},
-			{Pointer: "#/all/6", Kind: "segment", Text: `who is in the segment "vip"`, Holds: true},
+			{Pointer: "#/all/6", Kind: "segment", Segment: "vip", Text: `who is in the segment "vip"`, Holds: true},
 		},
 	}
 	got := r.Explain(p, noon)

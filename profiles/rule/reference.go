@@ -21,7 +21,9 @@ func (n segment) describe(negated bool) string {
 	return verb + sayText(n.key)
 }
 
-func (n segment) explain(_ State, _ int64, _ string, x *Explanation) { x.Kind = "segment" }
+func (n segment) explain(_ State, _ int64, _ string, x *Explanation) {
+	x.Kind, x.Segment = "segment", n.key
+}
 
 func (p *parser) reference(at string, v []byte) node {
 	var n segment
