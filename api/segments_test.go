@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -175,7 +176,36 @@ func TestABuildShowsItsProgress(t *testing.T) {
 	for lane := range 4 {
 		set(lane, "done", zero, 1)
 	}
-	w.exec(`UPDATE segments SET live_version = version WHERE id = $1`, id)
+	// It goes live between two looks of one answer: after the segment has been read, before its build is.
+	tx, err := w.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.WithoutCancel(t.Context()))
+	if _, err := tx.Exec(t.Context(), `LOCK TABLE segment_counts IN ACCESS EXCLUSIVE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	switched := make(chan error, 1)
+	go func() {
+		const waiting = `SELECT count(*) FROM pg_locks WHERE relation = 'segment_counts'::regclass AND NOT granted`
+		for n := 0; n == 0; {
+			if err := tx.QueryRow(t.Context(), waiting).Scan(&n); err != nil {
+				switched <- err
+				return
+			}
+		}
+		if _, err := tx.Exec(t.Context(), `UPDATE segments SET live_version = version WHERE id = $1`, id); err != nil {
+			switched <- err
+			return
+		}
+		switched <- tx.Commit(t.Context())
+	}()
+	if got := progress(); got != "building 1 evaluating 4/4" {
+		t.Errorf("while it goes live: %s", got)
+	}
+	if err := <-switched; err != nil {
+		t.Fatal(err)
+	}
 	if got := progress(); got != "live 1" {
 		t.Errorf("built: %s", got)
 	}

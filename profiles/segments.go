@@ -439,7 +439,7 @@ func (s *Segments) measure(ctx context.Context, list []StoredSegment) error {
 	if err != nil {
 		return err
 	}
-	builds, err := s.builds(ctx, ids)
+	builds, err := s.builds(ctx, list)
 	if err != nil {
 		return err
 	}
@@ -476,21 +476,31 @@ func (s *Segments) members(ctx context.Context, ids []int64) (map[int64]int64, e
 	return members, nil
 }
 
-// builds tells how far the segments' builds are: half of a lane's part is replaying the archive, the other half going
-// through its profiles, in the order of their ids, which are evenly spread.
-func (s *Segments) builds(ctx context.Context, ids []int64) (map[int64]*Build, error) {
+// builds tells how far the builds of the segments' versions are, also if they have ended since these were read: half of a
+// lane's part is replaying the archive, the other half going through its profiles, in the order of their ids, which are
+// evenly spread.
+func (s *Segments) builds(ctx context.Context, list []StoredSegment) (map[int64]*Build, error) {
+	var ids []int64
+	var versions []int
+	for _, seg := range list {
+		if !seg.Live() && !seg.Deleting {
+			ids, versions = append(ids, seg.ID), append(versions, seg.Version)
+		}
+	}
+	if len(ids) == 0 {
+		return nil, nil
+	}
 	const query = `
-		SELECT s.id, s.version, v.created_at, coalesce(k.phase, 'queued'),
+		SELECT v.segment_id, v.version, v.created_at, coalesce(k.phase, 'queued'),
 		       coalesce(k.cursor, '00000000-0000-0000-0000-000000000000'),
 		       coalesce((
 		           SELECT avg(CASE WHEN b.cut_seq > 0 THEN b.replayed_seq::float8 / b.cut_seq ELSE 1 END)
 		           FROM lane_behaviours AS b
 		           WHERE b.lane = k.lane AND b.behaviour_id = ANY (v.behaviours)), 1)
-		FROM segments AS s
+		FROM unnest(@ids::bigint[], @versions::integer[]) AS s (id, version)
 		JOIN segment_versions AS v ON v.segment_id = s.id AND v.version = s.version
 		CROSS JOIN unnest(@lanes::smallint[]) AS l (lane)
-		LEFT JOIN lane_segments AS k ON k.lane = l.lane AND k.segment_id = s.id AND k.version = s.version
-		WHERE s.id = ANY (@ids) AND s.version <> s.live_version AND NOT s.deleting`
+		LEFT JOIN lane_segments AS k ON k.lane = l.lane AND k.segment_id = s.id AND k.version = s.version`
 	type part struct {
 		Segment  int64
 		Version  int
@@ -499,7 +509,9 @@ func (s *Segments) builds(ctx context.Context, ids []int64) (map[int64]*Build, e
 		Cursor   Key
 		Replayed float64
 	}
-	rows, _ := s.db.Query(ctx, query, pgx.StrictNamedArgs{"lanes": laneList(s.lanes), "ids": ids}) // err: below
+	rows, _ := s.db.Query(ctx, query, pgx.StrictNamedArgs{ // err: below
+		"lanes": laneList(s.lanes), "ids": ids, "versions": versions,
+	})
 	parts, err := pgx.CollectRows(rows, pgx.RowToStructByPos[part])
 	if err != nil {
 		return nil, fmt.Errorf("measure builds: %w", err)
