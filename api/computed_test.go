@@ -25,6 +25,9 @@ func TestComputedTraitsAreMadeAndChanged(t *testing.T) {
 		t.Errorf("listed %s", got.Body)
 	}
 	w.as(w.acme, "POST", "/api/v1/computed_traits", `{"key":"refunds","name":"Again","value":{"event":"Refund","count":{}}}`).want(409, "already_exists")
+	if got := w.as(w.acme, "POST", "/api/v1/computed_traits", `{"key":"ct_9","name":"An id","value":{"event":"Refund","count":{}}}`).want(422, "invalid"); got.str("errors", 0, "pointer") != "#/key" {
+		t.Errorf("a key like an id: %s", got.Body)
+	}
 
 	same := w.as(w.acme, "PATCH", "/api/v1/computed_traits/refunds", `{"description":"Of a week","value":{"within":"7d","count":{},"event":"Refund"}}`, header("If-Match", `"1"`)).want(200)
 	if string(same.at("version")) != "1" || string(same.at("revision")) != "2" || same.str("description") != "Of a week" {

@@ -175,14 +175,17 @@ func newValidators() *validator.Validate {
 
 var (
 	humanKey    = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
-	looksLikeID = regexp.MustCompile(`^(ws|src|seg|dst)_[0-9]+$`)
+	looksLikeID = regexp.MustCompile(`^(ws|src|seg|dst|ct)_[0-9]+$`)
 )
 
 // detail says what a rule asks for, to be read behind the pointer.
 func detail(f validator.FieldError) string {
-	things := "characters"
-	if f.Kind() == reflect.Slice {
-		things = "items"
+	length, things := "have ", " characters"
+	switch f.Kind() {
+	case reflect.Slice:
+		things = " items"
+	case reflect.Int:
+		length, things = "be ", ""
 	}
 	switch f.Tag() {
 	case "required":
@@ -190,9 +193,9 @@ func detail(f validator.FieldError) string {
 	case "key":
 		return "must be 1 to 63 lower-case letters, digits, - and _, the first a letter or digit, and not of the form of an id"
 	case "max":
-		return "must have at most " + f.Param() + " " + things
+		return "must " + length + "at most " + f.Param() + things
 	case "min":
-		return "must have at least " + f.Param() + " " + things
+		return "must " + length + "at least " + f.Param() + things
 	case "oneof":
 		return "must be one of " + strings.Join(strings.Fields(f.Param()), ", ")
 	case "unique":

@@ -43,6 +43,11 @@ func TestPreview(t *testing.T) {
 			t.Errorf("%s: %s, want %s", body, got.Body, pointer)
 		}
 	}
+	for sample, detail := range map[string]string{"101": "must be at most 100", "-1": "must be at least 0"} {
+		if got := ask(`{"rule":{"event":"x"},"sample":`+sample+`}`).want(422, "invalid"); got.str("errors", 0, "detail") != detail {
+			t.Errorf("a sample of %s: %s, want %q", sample, got.Body, detail)
+		}
+	}
 	// A segment may be called preview.
 	w.as(w.acme, "POST", "/api/v1/segments", `{"key":"preview","name":"Preview","rule":{"event":"x"}}`).want(201)
 }
