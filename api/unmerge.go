@@ -56,6 +56,10 @@ func listIdentities(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	asOf, err := c.people.AsOf(c.Context()) // before what it is to hold for
+	if err != nil {
+		return answer{}, err
+	}
 	p, err := c.find()
 	if err != nil {
 		return answer{}, err
@@ -68,7 +72,7 @@ func listIdentities(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return reply(http.StatusOK, list)
+	return reply(http.StatusOK, freshPage[identityJSON]{list, unlessZero(asOf)})
 }
 
 func unmergeProfile(c *call) (answer, error) {
