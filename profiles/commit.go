@@ -58,6 +58,7 @@ type tally struct {
 	wake     bool
 	heard    []int64   // nil: as before
 	unheard  int64     // rows left of the outbox as it was before
+	clears   bool      // looks for those that were heard
 	advanced time.Time // just before the lease was renewed
 }
 
@@ -88,7 +89,7 @@ func (l *Lane) commit(ctx context.Context, w work) (Result, error) {
 	passing := w.passing(l.state)
 	var t *tally
 	err := pgx.BeginFunc(ctx, l.store.pool, func(tx pgx.Tx) error {
-		t = &tally{seqs: l.seqs, counts: map[countKey]*counts{}, heard: l.hear(w), unheard: l.outstanding}
+		t = &tally{seqs: l.seqs, counts: map[countKey]*counts{}, heard: l.hear(w), unheard: l.outstanding, clears: l.clears()}
 		if err := l.fence(ctx, tx); err != nil {
 			return err
 		}
@@ -122,6 +123,9 @@ func (l *Lane) commit(ctx context.Context, w work) (Result, error) {
 		l.heard = t.heard
 	}
 	l.turn++
+	if t.clears {
+		l.cleared = time.Now()
+	}
 	if l.lease > 0 {
 		l.until = t.advanced.Add(l.lease)
 	}
@@ -138,6 +142,13 @@ func (l *Lane) commit(ctx context.Context, w work) (Result, error) {
 		l.store.wake()
 	}
 	return t.result, nil
+}
+
+// clears tells whether a transaction is to look for rows of the outbox that were heard. While another lane hears nothing
+// they pile up, and all of them are looked at: then that is not done every time.
+func (l *Lane) clears() bool {
+	const many = 1000
+	return l.outstanding > 0 && (l.outstanding < many || time.Since(l.cleared) > time.Second)
 }
 
 // hear returns what is heard of the other lanes' outboxes after a piece of work, or nil if that is nothing new. A lane
@@ -446,7 +457,7 @@ func (l *Lane) advance(ctx context.Context, tx pgx.Tx, w work, t *tally) error {
 			"duplicate": duplicate, "failed": failed,
 		})
 	}
-	if l.outstanding > 0 { // what this transaction adds nobody has heard yet
+	if t.clears { // what this transaction adds nobody has heard yet
 		const clear = `
 			DELETE FROM outbox AS o
 			USING lanes AS t

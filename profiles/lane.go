@@ -64,6 +64,7 @@ type Lane struct {
 	state       *State
 	heard       []int64   // the last number applied of each lane's outbox
 	outstanding int64     // rows of the outbox
+	cleared     time.Time // when those that were heard were last looked for
 	asOf        time.Time // all that was accepted up to then is applied; zero: not known
 	nextDue     time.Time // no profile but those in due is due before; zero: not known
 	due         []Ref     // were due when last asked, and are still to be re-evaluated; by key
@@ -221,7 +222,7 @@ func (l *Lane) Unheard(ctx context.Context) ([]Outgoing, error) {
 
 // Tidy removes what its targets have heard from the outbox, if there is anything. It is for lanes that have no batch to do.
 func (l *Lane) Tidy(ctx context.Context) error {
-	if l.outstanding == 0 {
+	if !l.clears() {
 		return nil
 	}
 	_, err := l.commit(ctx, work{})

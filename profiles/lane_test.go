@@ -540,3 +540,42 @@ func TestTimersRingInChunksThatFit(t *testing.T) {
 		t.Errorf("the next timer rings %v after the others, want a minute", due.Sub(late))
 	}
 }
+
+// A lane whose neighbour hears nothing does not look through all that it has for it with every µbatch; once it is heard, it
+// goes.
+func TestAFullOutboxIsNotLookedThroughEveryTime(t *testing.T) {
+	t.Parallel()
+	const lanes, rows = 2, 2000
+	c := newCrew(t, lanes)
+	const fill = `INSERT INTO outbox (lane, seq, target, message) SELECT 0, i, 1, $2 FROM generate_series(1, $1::integer) AS i`
+	if _, err := c.pool.Exec(t.Context(), fill, rows, profiles.AppendMessage(nil, orderOf("u", 1).Message())); err != nil {
+		t.Fatal(err)
+	}
+	l := c.lanes[0]
+	if out, err := l.Unheard(t.Context()); err != nil || len(out) != rows {
+		t.Fatal(len(out), err)
+	}
+	began := time.Now()
+	if err := l.Tidy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.pool.Exec(t.Context(), `UPDATE lanes SET heard = ARRAY[$1, 0] WHERE lane = 1`, rows); err != nil {
+		t.Fatal(err)
+	}
+	const count = `SELECT count(*) FROM outbox`
+	if err := l.Tidy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := one[int](t, c.pool, count); n != rows && time.Since(began) < time.Second {
+		t.Errorf("%d rows are left, want all %d", n, rows)
+	}
+	for one[int](t, c.pool, count) > 0 {
+		if time.Since(began) > 30*time.Second {
+			t.Fatal("what was heard does not go")
+		}
+		time.Sleep(20 * time.Millisecond)
+		if err := l.Tidy(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
