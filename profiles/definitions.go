@@ -36,7 +36,7 @@ type Definitions struct {
 	byBehaviour map[int32][]*evaluated
 	byTrait     map[string][]*evaluated
 	byConsent   map[string][]*evaluated
-	vacuous     []*evaluated // those that somebody may be in of whom nothing is known
+	vacuous     []*evaluated // those that somebody may be in of whom nothing is known, and what refers to them
 }
 
 // evaluated is a segment among the others.
@@ -109,11 +109,14 @@ func (d *Definitions) order(segments []*Segment) {
 		all = append(all, e)
 	}
 	slices.SortFunc(all, (*evaluated).compare)
-	in := map[string]bool{}
+	// What refers to a segment hears of it when a membership in it changes. Of somebody new, whom the first thing known
+	// keeps out of a vacuous segment, none does: so what refers to one is evaluated, too.
+	in, vacuous := map[string]bool{}, map[string]bool{}
 	for _, e := range all {
 		holds, until := e.Rule.Eval(nobody{in}, time.Time{})
 		in[e.Key] = holds
-		if holds || !until.IsZero() {
+		if holds || !until.IsZero() || slices.ContainsFunc(e.Rule.Segments(), func(key string) bool { return vacuous[key] }) {
+			vacuous[e.Key] = true
 			d.vacuous = append(d.vacuous, e)
 		}
 	}

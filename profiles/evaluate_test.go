@@ -137,6 +137,20 @@ func TestReferencesFollowInTheSameStep(t *testing.T) {
 		"-2 event e5", "-3 event e5", "+6 event e5")
 }
 
+// Who is kept out of a segment by the first thing that is known of them never enters it; what refers to it is true all the
+// same.
+func TestReferencesToWhatSomebodyNeverEntered(t *testing.T) {
+	t.Parallel()
+	o := newAlone(
+		t,
+		keyed{"again", `{"all":[{"segment":"known"},{"not":{"segment":"unknown"}}]}`},
+		keyed{"known", `{"not":{"segment":"unknown"}}`},
+		keyed{"unknown", `{"trait":"plan","op":"not_exists"}`},
+	)
+	free := map[string]any{"plan": "free"}
+	o.expect("the first thing known", o.event(profilestest.Event{Type: "identify", Traits: free}), "+1 event e1", "+2 event e1")
+}
+
 // Of the events of one µbatch that a rule counts, the one is named with which the membership changed.
 func TestTheEventThatMadeTheDifferenceIsTheCause(t *testing.T) {
 	t.Parallel()
