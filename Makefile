@@ -19,8 +19,8 @@ run: deps ## Start everything on private stores and show the demo, until Ctrl-C
 test: deps ## Run every test against a real Postgres and Redis, started for the run
 	$(ON_STORES) $(GO) test $(RACE) ./...
 
-simulation: ## Run 10,000 random histories through the lanes' logic, with faults, against a naive fold
-	$(GO) test ./profiles -run TestTheStateIsAFunction -v
+simulation: ## Run random histories and rules through the lanes' logic, with faults, against a naive fold and brute force
+	$(GO) test ./profiles -run 'TestTheStateIsAFunction|AgreeWithLookingAtEverything' -v
 
 kill: deps ## Kill the server, Redis and Postgres 60 times while the demo replays, and hold the end to SQL
 	$(GO) test ./cmd/mubatch -run TestKillsLoseAndDoubleNothing -count=1 -v -kills 60
