@@ -368,17 +368,50 @@ func (l *Lane) sweepChunk(ctx context.Context, s *laneSegment) (bool, Result, er
 		SET cursor = @cursor
 		WHERE lane = @lane AND segment_id = @segment AND version = @version`
 	sweep := &Sweep{Segment: s.id, Profiles: refs, Cause: cause}
-	res, err := l.commit(ctx, work{sweep: sweep, also: func(ctx context.Context, tx pgx.Tx) error {
+	w := work{sweep: sweep, also: func(ctx context.Context, tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, progress, pgx.StrictNamedArgs{
 			"cursor": last, "lane": l.number, "segment": s.id, "version": s.version,
 		})
 		return err
-	}})
+	}}
+	res, err := l.commit(ctx, w)
+	if errors.Is(err, errCorrupt) {
+		if sweep.Profiles, err = l.readable(ctx, refs); err == nil {
+			res, err = l.commit(ctx, w)
+		}
+	}
 	if err == nil {
 		s.cursor = last
 		l.sweeping.took(len(refs), time.Since(began))
 	}
 	return true, res, err
+}
+
+// readable returns those of the profiles whose state can be read. One that cannot be keeps nobody else's segments from being
+// built: it stays as it is until somebody has looked at it.
+func (l *Lane) readable(ctx context.Context, refs []Ref) ([]Ref, error) {
+	const query = `SELECT id, state FROM profiles WHERE lane = $1 AND workspace_id = $2 AND id = ANY ($3)`
+	workspace := refs[0].Workspace
+	keys := make([]Key, len(refs))
+	for i, ref := range refs {
+		keys[i] = ref.Key
+	}
+	rows, _ := l.store.pool.Query(ctx, query, l.number, workspace, keys) // err: below
+	var kept []Ref
+	var id Key
+	var state []byte
+	_, err := pgx.ForEachRow(rows, []any{&id, &state}, func() error {
+		if _, err := DecodeProfile(id, workspace, state); err != nil {
+			l.log.ErrorContext(ctx, "a profile cannot be read and is left out of a build", "profile", id, "err", err)
+			return nil
+		}
+		kept = append(kept, Ref{workspace, id})
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read profiles of lane %d: %w", l.number, err)
+	}
+	return kept, nil
 }
 
 func (l *Lane) endSweep(ctx context.Context, s *laneSegment) error {

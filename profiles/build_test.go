@@ -670,3 +670,26 @@ func TestWhatIsCountedOfADeletedSegmentGoes(t *testing.T) {
 		t.Errorf("%d rows are left of it", n)
 	}
 }
+
+// What is known of one person may be damaged. Everybody else's segments are built all the same.
+func TestAnUnreadableProfileIsLeftOutOfABuild(t *testing.T) {
+	t.Parallel()
+	c := newCrew(t, 2)
+	users := []string{"ada", "bob", "eve", "joe", "kim"}
+	for _, u := range users {
+		c.send(orderOf(u, 50))
+	}
+	c.settle()
+	damaged := one[[]byte](t, c.pool, `SELECT state FROM profiles WHERE id = $1`, userKey("eve"))
+	if _, err := c.pool.Exec(t.Context(), `UPDATE profiles SET state = $2 WHERE id = $1`, userKey("eve"), damaged[:len(damaged)-1]); err != nil {
+		t.Fatal(err)
+	}
+	for lane := range c.lanes {
+		c.open(lane) // what was cached of her is forgotten
+	}
+	id := c.create("everybody", `{"trait":"plan","op":"not_exists"}`)
+	c.settle()
+	if got, want := fmt.Sprint(c.members(id, users...)), "[ada bob joe kim]"; got != want {
+		t.Errorf("members are %v, want %v", got, want)
+	}
+}
