@@ -468,7 +468,11 @@ func same(a, b any) bool {
 }
 
 func describe(decoded any) string {
-	r, err := rule.Parse([]byte(encode(decoded)))
+	text := []byte(encode(decoded))
+	if c, err := rule.ParseComputed(text); err == nil {
+		return c.Describe()
+	}
+	r, err := rule.Parse(text)
 	if err != nil {
 		return err.Error()
 	}

@@ -37,7 +37,7 @@ func Value(computed any, p *Person, now int64) any {
 
 func number(n int) json.Number { return json.Number(whole(n).RatString()) }
 
-// shown returns a moment as text, and a value as it is.
+// shown returns a moment as text, to the millisecond, and a value as it is.
 func shown(v any) any {
 	if at, ok := v.(int64); ok {
 		return time.UnixMilli(at).UTC().Format("2006-01-02T15:04:05.000Z")
