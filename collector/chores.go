@@ -42,9 +42,14 @@ func (c *chores) allowed() time.Duration {
 	return choreAmidEvents
 }
 
+// rest gives a turn back after as long as it took: half of the time while events come is theirs alone.
+func (c *chores) rest(turn chan<- struct{}, took time.Duration) {
+	time.AfterFunc(took, func() { turn <- struct{}{} })
+}
+
 // patience is how long a lane waits for its turn: for two rounds of all lanes and a little more, but longer than a timer
 // may take only if the rounds do. A lane loses its place whenever messages come for it, so its turn may never come.
 func (c *chores) patience() time.Duration {
-	round := time.Duration(c.last.Load() * c.waiting.Load() / int64(cap(c.turns)))
+	round := time.Duration(2 * c.last.Load() * c.waiting.Load() / int64(cap(c.turns))) // with the rests
 	return 500*time.Millisecond + 2*round
 }

@@ -157,7 +157,8 @@ func (r *laneRun) turn(ctx context.Context) error {
 	case a := <-r.arrivals:
 		return r.arrived(ctx, a)
 	case <-turn:
-		defer func() { turn <- struct{}{} }()
+		began := time.Now()
+		defer func() { r.chores.rest(turn, time.Since(began)) }()
 		return r.do(ctx)
 	case <-time.After(wait):
 		return nil
