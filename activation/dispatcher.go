@@ -503,7 +503,9 @@ func (d *Dispatcher) send(ctx, stop context.Context, l *line, c *claim) (o Outco
 		case <-ctx.Done():
 		}
 	})()
-	return l.partner.Send(ctx, l.target, Message{Key: c.key, Body: c.body, Attempt: c.tries, Members: c.refs()})
+	return l.partner.Send(ctx, l.target, Message{
+		Key: c.key, Batch: c.id, Segment: c.segment, Body: c.body, Attempt: c.tries, Members: c.refs(),
+	})
 }
 
 // record writes an outcome down, if need be again: while the lease lasts nobody else can know better.

@@ -7,15 +7,15 @@ type Class string
 
 // The classes of outcomes. What a partner's answers mean is that partner's to know; what follows is the same for all.
 const (
-	OK         Class = "ok"          // accepted
+	OK         Class = "ok"          // accepted, all of it; with a Receipt it is still to be worked on
 	Partial    Class = "partial"     // some members refused: see Rows
-	RetryAfter Class = "retry_after" // rate limited: nothing goes to this destination for Wait
+	RetryAfter Class = "retry_after" // rate limited: nothing goes to this account for Wait
 	Retry      Class = "retry"       // will heal by itself
-	Refresh    Class = "refresh"     // the access token expired
+	Refresh    Class = "refresh"     // the access token ended: see [Refresher]
 	Reauth     Class = "reauth"      // the credential was revoked: paused until somebody mends it
 	Config     Class = "config"      // the other side is not set up for this: paused until somebody mends it
 	Gone       Class = "gone"        // the other side wants no more of this, ever: disabled
-	Split      Class = "split"       // too large, or one member spoils it: halved
+	Split      Class = "split"       // too large, or some member nobody knows spoils it: halved, until those stand alone
 	Drop       Class = "drop"        // this can never be accepted
 )
 
@@ -30,7 +30,12 @@ type Outcome struct {
 	Status  int           // of HTTP; 0 if there was no answer
 	Reason  string        // a few words of ours, without personal data or addresses
 	Excerpt string        // of the answer: see [Redact]
-	Rows    []RowOutcome  // for Partial, one for each member of the message
+	Rows    []RowOutcome  // for Partial, one for each member of the message; those left out are sent again
+	Receipt string        // for OK, of a [Poller]: what to ask for
+
+	// Usage is how much of what the account may ask is used up, from 0 to 1, as the partner says with any answer. From
+	// 0.75 on the account is slowed down, from 0.95 on nothing is sent for Wait, or a minute.
+	Usage float64
 }
 
 // RowOutcome is what became of one member of a message: OK, Retry or Drop.
@@ -41,8 +46,11 @@ type RowOutcome struct {
 
 // row returns what became of member i.
 func (o Outcome) row(i int) RowOutcome {
-	if o.Class == Partial && i < len(o.Rows) {
-		return o.Rows[i]
+	if o.Class == Partial {
+		if i < len(o.Rows) {
+			return o.Rows[i]
+		}
+		return RowOutcome{Class: Retry, Reason: o.Reason}
 	}
 	return RowOutcome{Class: o.Class, Reason: o.Reason}
 }

@@ -1,7 +1,6 @@
 package webhook
 
 import (
-	"encoding/hex"
 	"strconv"
 	"time"
 
@@ -81,7 +80,7 @@ func encode(b activation.Batch) (body []byte, took int, err error) {
 
 func toMember(m activation.Member) member {
 	out := member{
-		ProfileID:   "p_" + hex.EncodeToString(m.Person.ID[:]),
+		ProfileID:   profileID(m.Person.ID),
 		Identifiers: m.Person.Identifiers,
 		Version:     m.Version,
 		At:          m.At.UTC(),

@@ -15,6 +15,7 @@ package webhook
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -156,8 +157,20 @@ func (*Partner) Rotate(v jsontext.Value, now time.Time) (jsontext.Value, map[str
 func (*Partner) Limits(t activation.Target) activation.Limits {
 	var cfg Config
 	_ = unmarshal(t.Config, &cfg) // what does not decode is reported when a message is made
-	return activation.Limits{Members: cfg.Batch, Mixed: true, Concurrency: cfg.Concurrency, Timeout: timeout}
+	return activation.Limits{
+		Members: cfg.Batch, Mixed: true, Concurrency: cfg.Concurrency, Timeout: timeout, ByProfile: true,
+	}
 }
+
+// Gate lets everybody through: what a receiver of the customer's own may hear is the customer's to say.
+func (*Partner) Gate() activation.Gate { return activation.Gate{} }
+
+// Identify implements [activation.Partner]. A receiver knows people by our ids for them.
+func (*Partner) Identify(_ activation.Target, p activation.Person) (activation.Identifiers, error) {
+	return activation.Identifiers{IDs: []activation.Identifier{{Kind: "profile_id", Value: profileID(p.ID)}}}, nil
+}
+
+func profileID(id activation.ProfileID) string { return "p_" + hex.EncodeToString(id[:]) }
 
 // Encode implements [activation.Partner].
 func (*Partner) Encode(_ activation.Target, b activation.Batch) (body []byte, took int, err error) {
