@@ -27,6 +27,7 @@ type queue struct {
 // claim is a batch that this process alone may send, until its lease runs out.
 type claim struct {
 	lane        int
+	workspace   int32
 	destination int64
 	segment     int64
 	id          int64
@@ -84,7 +85,8 @@ const oldest = `
 // claim takes what is due in a lane for a destination, as much as fits into one message. It returns nil if nothing is, or
 // if others have it. A batch that was tried before is taken as it was, unless somebody in it has changed since then: then
 // those who have not become a batch of their own.
-func (q *queue) claim(ctx context.Context, lane int, destination, version int64, limits Limits) (c *claim, err error) {
+func (q *queue) claim(ctx context.Context, lane int, t Target, version int64, limits Limits) (c *claim, err error) {
+	destination := t.ID
 	taken := time.Now()
 	err = pgx.BeginFunc(ctx, q.pool, func(tx pgx.Tx) error {
 		// A claim that a crash undoes was not sent yet: the body is written, durably, in a transaction after this one.
@@ -106,7 +108,7 @@ func (q *queue) claim(ctx context.Context, lane int, destination, version int64,
 			return err
 		}
 		fresh := claim{
-			lane: lane, destination: destination, segment: segment, key: newMessageKey(), taken: taken, created: taken,
+			lane: lane, workspace: t.Workspace, destination: destination, segment: segment, key: newMessageKey(), taken: taken, created: taken,
 		}
 		rand.Read(fresh.token[:])
 		if batch != nil {
@@ -262,7 +264,7 @@ func (q *queue) claimBatch(ctx context.Context, tx pgx.Tx, c claim, id int64) (*
 		c.members = append(c.members, byProfile[p])
 	}
 	if sealed != nil {
-		if c.body, err = q.ring.Open(bodyOf(id), sealed); err != nil {
+		if c.body, err = q.ring.Open(bodyOf(c.workspace, id), sealed); err != nil {
 			return nil, err
 		}
 	}
@@ -272,8 +274,8 @@ func (q *queue) claimBatch(ctx context.Context, tx pgx.Tx, c claim, id int64) (*
 	return &c, err
 }
 
-func bodyOf(batch int64) Place {
-	return Place{Table: "activation_batches", Column: "body", ID: batch}
+func bodyOf(workspace int32, batch int64) Place {
+	return Place{Workspace: workspace, Table: "activation_batches", Column: "body", ID: batch}
 }
 
 // errLost says that a claim's lease ran out and somebody else took care of it.
@@ -294,7 +296,7 @@ func (q *queue) persist(ctx context.Context, c *claim, body []byte, members, res
 	}
 	err := pgx.BeginFunc(ctx, q.pool, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{
-			"body": q.ring.Seal(bodyOf(c.id), body), "profiles": profiles, "versions": versions,
+			"body": q.ring.Seal(bodyOf(c.workspace, c.id), body), "profiles": profiles, "versions": versions,
 			"lane": c.lane, "id": c.id, "token": c.token,
 		})
 		if err != nil {

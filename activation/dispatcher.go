@@ -340,7 +340,7 @@ func (d *Dispatcher) observe(ctx context.Context) error {
 // work sends what is due in one lane for one destination until nothing is, or the destination is to be left alone.
 func (d *Dispatcher) work(ctx context.Context, l *line, lane int) {
 	for ctx.Err() == nil && l.blockedFor() <= 0 && l.breaker.allow() {
-		c, err := d.queue.claim(ctx, lane, l.target.ID, l.version, l.limits)
+		c, err := d.queue.claim(ctx, lane, l.target, l.version, l.limits)
 		if err != nil || c == nil {
 			l.breaker.cancel()
 			if err != nil && ctx.Err() == nil {

@@ -55,27 +55,38 @@ func NewKeyRing() (*KeyRing, string, error) {
 	return r, text, err
 }
 
-// Place is where a sealed value is stored. It opens nowhere else, so that nobody who can write to the database can have
-// one destination use another's secrets.
+// Place is where a sealed value is stored, and whose it is. It opens nowhere else, so that nobody who can write to the
+// database can have one destination, or one workspace, use another's secrets.
 type Place struct {
-	Table  string
-	Column string
-	ID     int64
+	Workspace int32
+	Table     string
+	Column    string
+	ID        int64
 }
 
-func (p Place) bytes() []byte { return fmt.Appendf(nil, "%s\x00%s\x00%d", p.Table, p.Column, p.ID) }
+// The first byte of a sealed value says what it is bound to. Values of version 1, which are not bound to a workspace, still
+// open; nothing seals them any more.
+const (
+	sealedAnywhere  = 1
+	sealedWorkspace = 2
+)
 
-const sealVersion = 1
+func (p Place) bytes(version byte) []byte {
+	if version == sealedAnywhere {
+		return fmt.Appendf(nil, "%s\x00%s\x00%d", p.Table, p.Column, p.ID)
+	}
+	return fmt.Appendf(nil, "%d\x00%s\x00%s\x00%d", p.Workspace, p.Table, p.Column, p.ID)
+}
 
 // Seal returns plaintext sealed for p.
 func (r *KeyRing) Seal(p Place, plaintext []byte) []byte {
 	aead := r.keys[r.first]
 	out := make([]byte, 0, 2+len(r.first)+aead.NonceSize()+len(plaintext)+aead.Overhead())
-	out = append(out, sealVersion, byte(len(r.first)))
+	out = append(out, sealedWorkspace, byte(len(r.first)))
 	out = append(out, r.first...)
 	nonce := out[len(out) : len(out)+aead.NonceSize()]
 	rand.Read(nonce)
-	return aead.Seal(out[:len(out)+aead.NonceSize()], nonce, plaintext, p.bytes())
+	return aead.Seal(out[:len(out)+aead.NonceSize()], nonce, plaintext, p.bytes(sealedWorkspace))
 }
 
 // ErrSealed says that a sealed value does not open: its key is not in the ring, or it is not what was sealed for its place.
@@ -94,7 +105,7 @@ func (r *KeyRing) Open(p Place, sealed []byte) ([]byte, error) {
 	if len(rest) < aead.NonceSize() {
 		return nil, fmt.Errorf("open %s.%s %d: too short: %w", p.Table, p.Column, p.ID, ErrSealed)
 	}
-	plaintext, err := aead.Open(nil, rest[:aead.NonceSize()], rest[aead.NonceSize():], p.bytes())
+	plaintext, err := aead.Open(nil, rest[:aead.NonceSize()], rest[aead.NonceSize():], p.bytes(sealed[0]))
 	if err != nil {
 		return nil, fmt.Errorf("open %s.%s %d: %w", p.Table, p.Column, p.ID, ErrSealed)
 	}
@@ -102,7 +113,7 @@ func (r *KeyRing) Open(p Place, sealed []byte) ([]byte, error) {
 }
 
 func keyID(sealed []byte) (id string, rest []byte, ok bool) {
-	if len(sealed) < 2 || sealed[0] != sealVersion || len(sealed) < 2+int(sealed[1]) {
+	if len(sealed) < 2 || sealed[0] != sealedAnywhere && sealed[0] != sealedWorkspace || len(sealed) < 2+int(sealed[1]) {
 		return "", nil, false
 	}
 	n := 2 + int(sealed[1])

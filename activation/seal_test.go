@@ -8,6 +8,9 @@ import (
 	"testing"
 )
 
+// sealedBefore is "canary", sealed for destinations.secrets 7 by the first version of this package.
+const sealedBefore = "AQJrMRh7LlOskoo41ZlmIDLq8r1FTdqmzXtit1JLOdZ2NbjWdwQ="
+
 func TestKeyRing(t *testing.T) {
 	t.Parallel()
 	one := "k1:" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{1}, 32))
@@ -19,7 +22,7 @@ func TestKeyRing(t *testing.T) {
 		}
 		return r
 	}
-	here := Place{Table: "destinations", Column: "secrets", ID: 7}
+	here := Place{Workspace: 3, Table: "destinations", Column: "secrets", ID: 7}
 	sealed := ring(one).Seal(here, []byte("canary"))
 	if bytes.Contains(sealed, []byte("canary")) {
 		t.Error("the sealed value shows its secret")
@@ -36,11 +39,25 @@ func TestKeyRing(t *testing.T) {
 			t.Errorf("what is sealed anew does not open under the first key: %q, %v", got, err)
 		}
 	})
+	t.Run("a value of the time before workspaces opens", func(t *testing.T) {
+		t.Parallel()
+		old, err := base64.StdEncoding.DecodeString(sealedBefore)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ring(one).Open(here, old); err != nil || string(got) != "canary" {
+			t.Errorf("Open = %q, %v", got, err)
+		}
+	})
 	t.Run("a value does not open", func(t *testing.T) {
 		t.Parallel()
 		for name, open := range map[string]func() ([]byte, error){
-			"in another row":    func() ([]byte, error) { return ring(one).Open(Place{"destinations", "secrets", 8}, sealed) },
-			"in another column": func() ([]byte, error) { return ring(one).Open(Place{"destinations", "config", 7}, sealed) },
+			"in another workspace": func() ([]byte, error) { return ring(one).Open(Place{4, "destinations", "secrets", 7}, sealed) },
+			"in another row":       func() ([]byte, error) { return ring(one).Open(Place{3, "destinations", "secrets", 8}, sealed) },
+			"in another column":    func() ([]byte, error) { return ring(one).Open(Place{3, "destinations", "config", 7}, sealed) },
+			"as what it was before values had a workspace": func() ([]byte, error) {
+				return ring(one).Open(here, append([]byte{sealedAnywhere}, sealed[1:]...))
+			},
 			"without its key":   func() ([]byte, error) { return ring(two).Open(here, sealed) },
 			"once cut":          func() ([]byte, error) { return ring(one).Open(here, sealed[:len(sealed)-1]) },
 			"if empty":          func() ([]byte, error) { return ring(one).Open(here, nil) },

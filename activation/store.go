@@ -131,7 +131,7 @@ func (s *Store) Create(ctx context.Context, workspace int32, n NewDestination) (
 	}
 	_, err := s.db.Exec(ctx, insert, pgx.StrictNamedArgs{
 		"id": id, "workspace": workspace, "key": n.Key, "name": cmp.Or(n.Name, n.Key), "type": n.Type,
-		"config": string(settings.Config), "secrets": s.ring.Seal(secretsOf(id), settings.Secrets),
+		"config": string(settings.Config), "secrets": s.ring.Seal(secretsOf(workspace, id), settings.Secrets),
 	})
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) && refused.Code == uniqueViolation {
@@ -146,8 +146,8 @@ func (s *Store) Create(ctx context.Context, workspace int32, n NewDestination) (
 
 const uniqueViolation = "23505"
 
-func secretsOf(destination int64) Place {
-	return Place{Table: "destinations", Column: "secrets", ID: destination}
+func secretsOf(workspace int32, destination int64) Place {
+	return Place{Workspace: workspace, Table: "destinations", Column: "secrets", ID: destination}
 }
 
 func checkName(name string) error {
@@ -237,7 +237,7 @@ func (s *Store) list(ctx context.Context, workspace int32, after int64, limit in
 		if blocked != nil {
 			d.BlockedUntil = *blocked
 		}
-		secrets, err := s.ring.Open(secretsOf(d.ID), sealed)
+		secrets, err := s.ring.Open(secretsOf(d.Workspace, d.ID), sealed)
 		if p := s.partners[d.Type]; err == nil && p != nil {
 			d.Secrets = p.Mask(secrets)
 		}
@@ -346,6 +346,7 @@ func (s *Store) RotateSecret(ctx context.Context, workspace int32, ref string) (
 // locked is a destination that a transaction is about to change.
 type locked struct {
 	id        int64
+	workspace int32
 	key, name string
 	version   int64
 	partner   Partner
@@ -354,7 +355,7 @@ type locked struct {
 
 func (s *Store) lock(ctx context.Context, tx pgx.Tx, id int64) (locked, error) {
 	const query = `
-		SELECT key, name, type, config::text, secrets, version
+		SELECT workspace_id, key, name, type, config::text, secrets, version
 		FROM destinations
 		WHERE id = @id
 		FOR UPDATE`
@@ -364,7 +365,7 @@ func (s *Store) lock(ctx context.Context, tx pgx.Tx, id int64) (locked, error) {
 		sealed       []byte
 	)
 	err := tx.QueryRow(ctx, query, pgx.StrictNamedArgs{"id": id}).
-		Scan(&row.key, &row.name, &kind, &config, &sealed, &row.version)
+		Scan(&row.workspace, &row.key, &row.name, &kind, &config, &sealed, &row.version)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return locked{}, ErrNotFound
 	}
@@ -374,7 +375,7 @@ func (s *Store) lock(ctx context.Context, tx pgx.Tx, id int64) (locked, error) {
 	if row.partner = s.partners[kind]; row.partner == nil {
 		return locked{}, ErrUnsupported
 	}
-	secrets, err := s.ring.Open(secretsOf(id), sealed)
+	secrets, err := s.ring.Open(secretsOf(row.workspace, id), sealed)
 	if err != nil {
 		return locked{}, err
 	}
@@ -389,7 +390,7 @@ func (s *Store) save(ctx context.Context, tx pgx.Tx, row locked) error {
 		WHERE id = @id`
 	_, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{
 		"id": row.id, "name": row.name, "config": string(row.settings.Config),
-		"secrets": s.ring.Seal(secretsOf(row.id), row.settings.Secrets),
+		"secrets": s.ring.Seal(secretsOf(row.workspace, row.id), row.settings.Secrets),
 	})
 	return err
 }
@@ -541,7 +542,7 @@ func target(
 		return Target{}, nil, fmt.Errorf("destination %d is of type %q: %w", id, kind, ErrUnsupported)
 	}
 	t.Config = jsontext.Value(config)
-	if t.Secrets, err = ring.Open(secretsOf(id), sealed); err != nil {
+	if t.Secrets, err = ring.Open(secretsOf(t.Workspace, id), sealed); err != nil {
 		return Target{}, nil, err
 	}
 	return t, partner, nil
