@@ -29,16 +29,27 @@ var (
 // ProfileID is the id of a person's profile, the same 128 bits as a profiles.Key.
 type ProfileID = [16]byte
 
-// Change is a person's entering or leaving of a segment.
+// Change is a person's entering or leaving of a segment. One who stays in it is said to have entered again when the person's
+// consent changed, or anything that partners derive identifiers from: see [IdentifyingTraits].
 type Change struct {
 	Workspace int32
 	Segment   int64
 	Profile   ProfileID
 	Entered   bool
+	Consent   map[string]bool // of who entered: the latest decision for each purpose; absent if there is none
 	At        time.Time
 	MessageID string // of the event that caused it; empty if none did
 	Cause     string
 }
+
+// Causes of changes that are activation's own, or that it treats in a way of its own.
+const (
+	CauseBackfill = "backfill" // the segment was attached
+	CauseDetach   = "detach"   // or detached
+	CauseIdentity = "identity" // the person is known by other identifiers now
+	CauseConsent  = "consent"  // the person, or the destination, changed what may be sent; removes go first
+	CauseErasure  = "erasure"  // the person is to be forgotten; removes go first
+)
 
 // Identifier is one name under which somebody is known.
 type Identifier struct {

@@ -4,30 +4,40 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Attach has a destination told about a segment from now on, and, in the background, about its present members. The
-// segment's own store answers for the segment's being there and in the workspace. Attaching twice changes nothing.
+// segment's own store answers for the segment's being there and in the workspace. Attaching twice changes nothing. Where
+// the partner needs an audience the people wait until there is one: see [Store.SetAudience] and [Creator].
 func (s *Store) Attach(ctx context.Context, workspace int32, ref string, segment int64) error {
 	id, err := s.find(ctx, workspace, ref)
 	if err != nil {
 		return err
 	}
+	t, err := target(ctx, s.db, s.ring, s.partners, id)
+	if err != nil {
+		return storeError(err, "attach a segment to", ref)
+	}
 	const query = `
-		INSERT INTO destination_segments AS s (destination_id, segment_id)
-		VALUES (@id, @segment)
+		INSERT INTO destination_segments AS s (destination_id, segment_id, ready_at, audience_reason)
+		VALUES (@id, @segment, @ready, @reason)
 		ON CONFLICT (destination_id, segment_id) DO UPDATE
 		SET generation = excluded.generation, attached = true, filled = false, fill_until = '-infinity',
-			attached_at = now()
+			attached_at = now(), audience_at = '-infinity', audience_tries = 0
 		WHERE NOT s.attached`
+	args := pgx.StrictNamedArgs{"id": id, "segment": segment, "ready": "-infinity", "reason": ""}
+	if t.partner.Limits(t.Target).NeedsAudience {
+		args["ready"], args["reason"] = "infinity", noAudience(t.partner)
+	}
 	err = pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
 		if err := lockConfig(ctx, tx); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{"id": id, "segment": segment})
+		_, err := tx.Exec(ctx, query, args)
 		return err
 	})
 	var refused *pgconn.PgError
@@ -38,6 +48,69 @@ func (s *Store) Attach(ctx context.Context, workspace int32, ref string, segment
 		return fmt.Errorf("attach segment %d to destination %q: %w", segment, ref, err)
 	}
 	return nil
+}
+
+func noAudience(p Partner) string {
+	if _, ok := p.(Creator); ok {
+		return "the audience is about to be made"
+	}
+	return "the audience at the partner has to be given"
+}
+
+// SetAudience says which audience at the partner stands for an attached segment. If it was another one before, what was
+// sent there is left there and forgotten here, and everybody is sent to the new one. [ErrNotFound] says that there is no
+// such destination or the segment is not attached to it, [ErrUnsupported] that the partner needs no audience.
+func (s *Store) SetAudience(ctx context.Context, workspace int32, ref string, segment int64, audience string) error {
+	if audience == "" || len(audience) > 200 || strings.ContainsFunc(audience, func(r rune) bool { return r < ' ' }) {
+		return &FieldError{"/audience", "must be 1 to 200 bytes, without control characters"}
+	}
+	id, err := s.find(ctx, workspace, ref)
+	if err != nil {
+		return err
+	}
+	t, err := target(ctx, s.db, s.ring, s.partners, id)
+	if err != nil {
+		return storeError(err, "set an audience at", ref)
+	}
+	if !t.partner.Limits(t.Target).NeedsAudience {
+		return ErrUnsupported
+	}
+	const query = `
+		UPDATE destination_segments
+		SET resetting       = resetting OR audience <> '',
+			generation      = CASE WHEN audience <> '' THEN nextval('destination_generation') ELSE generation END,
+			filled          = filled AND audience = '',
+			fill_until      = CASE WHEN audience <> '' THEN '-infinity' ELSE fill_until END,
+			audience        = @audience,
+			ready_at        = now(),
+			audience_at     = '-infinity',
+			audience_reason = '',
+			matched         = NULL,
+			matched_state   = '',
+			matched_at      = NULL,
+			size_at         = '-infinity'
+		WHERE destination_id = @id AND segment_id = @segment AND attached AND audience <> @audience`
+	const attached = `
+		SELECT EXISTS (SELECT FROM destination_segments WHERE destination_id = @id AND segment_id = @segment AND attached)`
+	args := pgx.StrictNamedArgs{"id": id, "segment": segment, "audience": audience}
+	var found bool
+	err = pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+		if err := lockConfig(ctx, tx); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, query, args); err != nil {
+			return err
+		}
+		delete(args, "audience")
+		return tx.QueryRow(ctx, attached, args).Scan(&found)
+	})
+	if err != nil {
+		return fmt.Errorf("set the audience of segment %d at destination %q: %w", segment, ref, err)
+	}
+	if !found {
+		return ErrNotFound
+	}
+	return releaseWaiting(ctx, s.db, s.lanes, id, segment)
 }
 
 const foreignKeyViolation = "23503"

@@ -15,11 +15,12 @@ import (
 
 // queue is the sending side of the ledger: what is due, who sends it, and what came of it.
 //
-// Locks are taken in one order everywhere: a batch, then its rows by profile, then the destination. Rows wait for nobody
-// but µbatches that are about to commit.
+// Locks are taken in one order everywhere: a batch, then its rows by profile, then holdings by lane and identifier, then
+// the destination. Rows wait for nobody but µbatches that are about to commit.
 type queue struct {
 	pool     *pgxpool.Pool
 	ring     *KeyRing
+	lanes    int
 	lease    time.Duration
 	schedule []time.Duration
 }
@@ -30,6 +31,9 @@ type claim struct {
 	workspace   int32
 	destination int64
 	segment     int64
+	audience    string
+	byProfile   bool
+	ttl         time.Duration // after which the partner forgets members
 	id          int64
 	key         string // of the message
 	token       [16]byte
@@ -38,17 +42,45 @@ type claim struct {
 	tries       int       // with this key, this one included
 	attempts    int       // failed so far, as far as the schedule is concerned
 	body        []byte    // nil until it is encoded
+	removing    int       // of how many holdings the body takes away
 	members     []claimed
 }
 
 // claimed is one row of a claim.
 type claimed struct {
-	Profile   ProfileID
-	Entered   bool
-	Version   int64
-	ChangedAt time.Time
-	MessageID string
-	Cause     string
+	Profile         ProfileID
+	Wanted          bool
+	Version         int64
+	ChangedAt       time.Time
+	MessageID       string
+	Cause           string
+	Sent            *bool
+	Kept            []byte // sent_identifiers
+	Identity        int32
+	IdentityAt      *time.Time
+	IdentityMessage string
+	Resend          bool
+
+	// What the message says of the person, once that is decided.
+	Entered bool        `db:"-"`
+	held    Identifiers // what the partner may know the person by before the message
+	ids     Identifiers // what the message tells it
+	person  Person      // as the body has it
+	until   time.Time   // when ids end; zero: never
+}
+
+// columns of activations, as claimed has them.
+const claimedColumns = `a.profile_id, a.wanted, a.version, a.changed_at, a.message_id, a.cause, a.sent, a.sent_identifiers,
+			a.identity, a.identity_at, a.identity_message, a.resend`
+
+func scanClaimed(row pgx.CollectableRow) (m claimed, err error) {
+	err = row.Scan(&m.Profile, &m.Wanted, &m.Version, &m.ChangedAt, &m.MessageID, &m.Cause, &m.Sent, &m.Kept, &m.Identity,
+		&m.IdentityAt, &m.IdentityMessage, &m.Resend)
+	if err == nil {
+		m.held, err = readIdentifiers(m.Kept)
+	}
+	m.Entered, m.ids = m.Wanted, m.held
+	return m, err
 }
 
 // refs returns the members as a partner sees them.
@@ -60,33 +92,33 @@ func (c *claim) refs() []MemberRef {
 	return refs
 }
 
-// oldest returns the first batch or row of a lane that is due at a destination, removes before adds. version is that of
-// the destination as the caller knows it: under any other, or when it is paused or blocked, nothing is due.
+// tokenHolds tells of a destination d that its access token may be used: it has not ended, or nobody knows when it does and
+// it is not being refreshed.
+const tokenHolds = `(d.token_expires_at > now() OR d.token_expires_at IS NULL AND d.refresh_until <= now())`
+
+// oldest returns the first batch or row of a lane that is due at a destination: removes for the sake of consent first, then
+// removes, then adds. version is that of the destination as the caller knows it: under any other, or when it is paused or
+// blocked, nothing is due.
 const oldest = `
-	SELECT a.segment_id, a.batch_id, a.wanted
+	SELECT a.segment_id, a.batch_id, a.rank
 	FROM destinations d
+	CROSS JOIN (VALUES (0::smallint), (1::smallint), (2::smallint)) AS r (rank)
 	CROSS JOIN LATERAL (
-		(SELECT segment_id, batch_id, wanted
+		SELECT segment_id, batch_id, rank
 		FROM activations
-		WHERE lane = @lane AND destination_id = d.id AND NOT wanted AND status = 'pending' AND next_at <= now()
+		WHERE lane = @lane AND destination_id = d.id AND activations.rank = r.rank AND status = 'pending' AND next_at <= now()
 		ORDER BY next_at
-		LIMIT 1)
-		UNION ALL
-		(SELECT segment_id, batch_id, wanted
-		FROM activations
-		WHERE lane = @lane AND destination_id = d.id AND wanted AND status = 'pending' AND next_at <= now()
-		ORDER BY next_at
-		LIMIT 1)
+		LIMIT 1
 	) a
-	WHERE d.id = @destination AND d.version = @version AND d.status = 'active' AND d.blocked_until <= now()
-	ORDER BY a.wanted
+	WHERE d.id = @destination AND d.version = @version AND d.secrets_version = @secrets AND d.status = 'active'
+		AND d.blocked_until <= now() AND ` + tokenHolds + `
+	ORDER BY r.rank
 	LIMIT 1`
 
 // claim takes what is due in a lane for a destination, as much as fits into one message. It returns nil if nothing is, or
-// if others have it. A batch that was tried before is taken as it was, unless somebody in it has changed since then: then
-// those who have not become a batch of their own.
-func (q *queue) claim(ctx context.Context, lane int, t Target, version int64, limits Limits) (c *claim, err error) {
-	destination := t.ID
+// if others have it; again tells that something else may be due. A batch that was tried before is taken as it was, unless
+// somebody in it has changed since then: then those who have not become a batch of their own.
+func (q *queue) claim(ctx context.Context, lane int, l *line) (c *claim, again bool, err error) {
 	taken := time.Now()
 	err = pgx.BeginFunc(ctx, q.pool, func(tx pgx.Tx) error {
 		// A claim that a crash undoes was not sent yet: the body is written, durably, in a transaction after this one.
@@ -94,12 +126,13 @@ func (q *queue) claim(ctx context.Context, lane int, t Target, version int64, li
 		var (
 			segment int64
 			batch   *int64
-			wanted  bool
+			rank    int16
 			first   pgx.Batch
 		)
 		first.Queue(async)
-		first.Queue(oldest, pgx.StrictNamedArgs{"lane": lane, "destination": destination, "version": version}).
-			QueryRow(func(row pgx.Row) error { return row.Scan(&segment, &batch, &wanted) })
+		first.Queue(oldest, pgx.StrictNamedArgs{
+			"lane": lane, "destination": l.target.ID, "version": l.target.version, "secrets": l.target.secrets,
+		}).QueryRow(func(row pgx.Row) error { return row.Scan(&segment, &batch, &rank) })
 		err := tx.SendBatch(ctx, &first).Close()
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
@@ -108,47 +141,94 @@ func (q *queue) claim(ctx context.Context, lane int, t Target, version int64, li
 			return err
 		}
 		fresh := claim{
-			lane: lane, workspace: t.Workspace, destination: destination, segment: segment, key: newMessageKey(), taken: taken, created: taken,
+			lane: lane, workspace: l.target.Workspace, destination: l.target.ID, segment: segment, byProfile: l.limits.ByProfile,
+			ttl: l.limits.TTL, key: newMessageKey(), taken: taken, created: taken,
 		}
 		rand.Read(fresh.token[:])
+		if l.limits.NeedsAudience {
+			ready, err := q.audience(ctx, tx, &fresh)
+			if err != nil || !ready {
+				again = true
+				return err
+			}
+		}
 		if batch != nil {
 			c, err = q.claimBatch(ctx, tx, fresh, *batch)
+			again = c == nil
 		} else {
-			c, err = q.claimRows(ctx, tx, fresh, wanted, limits)
+			c, err = q.claimRows(ctx, tx, fresh, rank, l.limits)
 		}
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("claim work of lane %d for destination %d: %w", lane, destination, err)
+		return nil, false, fmt.Errorf("claim work of lane %d for destination %d: %w", lane, l.target.ID, err)
 	}
-	return c, nil
+	return c, again, nil
 }
 
 func newMessageKey() string { return "msg_" + strings.ToLower(rand.Text()) }
 
-// claimRows makes a new batch of rows that are in none.
-func (q *queue) claimRows(ctx context.Context, tx pgx.Tx, c claim, wanted bool, limits Limits) (*claim, error) {
+// audience reads which audience a claim is about. If there is none, or it is being changed, what is due of the segment is
+// put off.
+func (q *queue) audience(ctx context.Context, tx pgx.Tx, c *claim) (ready bool, err error) {
 	const query = `
-		SELECT profile_id, wanted, version, changed_at, message_id, cause
-		FROM activations
-		WHERE lane = @lane AND destination_id = @destination AND segment_id = @segment AND wanted = @wanted
-			AND status = 'pending' AND next_at <= now() AND batch_id IS NULL
+		SELECT audience, ready_at <= now() AND NOT resetting
+		FROM destination_segments
+		WHERE destination_id = @destination AND segment_id = @segment`
+	const putOff = `
+		WITH chosen AS (
+			SELECT a.profile_id, s.ready_at
+			FROM activations a
+			LEFT JOIN destination_segments s ON s.destination_id = a.destination_id AND s.segment_id = a.segment_id
+			WHERE a.lane = @lane AND a.destination_id = @destination AND a.segment_id = @segment AND a.status = 'pending'
+				AND a.next_at <= now()
+			ORDER BY a.profile_id
+			LIMIT @chunk
+			FOR UPDATE OF a SKIP LOCKED
+		)
+		UPDATE activations a
+		SET next_at = greatest(now() + interval '1 second', s.ready_at)
+		FROM chosen s
+		WHERE a.lane = @lane AND a.destination_id = @destination AND a.segment_id = @segment
+			AND a.profile_id = s.profile_id`
+	err = tx.QueryRow(ctx, query, pgx.StrictNamedArgs{"destination": c.destination, "segment": c.segment}).
+		Scan(&c.audience, &ready)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) || ready {
+		return ready, err
+	}
+	_, err = tx.Exec(ctx, putOff, pgx.StrictNamedArgs{
+		"lane": c.lane, "destination": c.destination, "segment": c.segment, "chunk": chunk,
+	})
+	return false, err
+}
+
+// claimRows makes a new batch of rows that are in none. Those that wait for company come along: they have it now.
+func (q *queue) claimRows(ctx context.Context, tx pgx.Tx, c claim, rank int16, limits Limits) (*claim, error) {
+	const query = `
+		SELECT ` + claimedColumns + `
+		FROM activations a
+		WHERE lane = @lane AND destination_id = @destination AND segment_id = @segment AND rank = @rank
+			AND status = 'pending' AND next_at <= now() + @linger AND batch_id IS NULL
 		ORDER BY next_at
 		LIMIT @limit
 		FOR UPDATE SKIP LOCKED`
-	for _, wanted := range []bool{wanted, !wanted} {
+	ranks := map[int16][]int16{0: {0, 1}, 1: {1}, 2: {2}}[rank]
+	if limits.Mixed {
+		ranks = map[int16][]int16{0: {0, 1, 2}, 1: {1, 2}, 2: {2, 1}}[rank]
+	}
+	for _, rank := range ranks {
+		if len(c.members) == limits.Members {
+			break
+		}
 		rows, _ := tx.Query(ctx, query, pgx.StrictNamedArgs{
-			"lane": c.lane, "destination": c.destination, "segment": c.segment, "wanted": wanted,
-			"limit": limits.Members - len(c.members),
+			"lane": c.lane, "destination": c.destination, "segment": c.segment, "rank": rank,
+			"limit": limits.Members - len(c.members), "linger": limits.Linger,
 		})
-		some, err := pgx.CollectRows(rows, pgx.RowToStructByPos[claimed])
+		some, err := pgx.CollectRows(rows, scanClaimed)
 		if err != nil {
 			return nil, err
 		}
 		c.members = append(c.members, some...)
-		if !limits.Mixed || len(c.members) == limits.Members {
-			break
-		}
 	}
 	if len(c.members) == 0 {
 		return nil, nil
@@ -176,24 +256,33 @@ func (q *queue) insert(ctx context.Context, tx pgx.Tx, c *claim) error {
 		)
 		SELECT id FROM batch`
 	c.tries = 1
-	profiles, versions := c.arrays()
+	said := c.arrays()
 	return tx.QueryRow(ctx, query, pgx.StrictNamedArgs{
-		"lane": c.lane, "destination": c.destination, "segment": c.segment, "key": c.key, "profiles": profiles,
-		"versions": versions, "attempts": c.attempts, "created": c.created, "token": c.token, "lease": q.lease,
+		"lane": c.lane, "destination": c.destination, "segment": c.segment, "key": c.key, "profiles": said.profiles,
+		"versions": said.versions, "attempts": c.attempts, "created": c.created, "token": c.token, "lease": q.lease,
 	}).Scan(&c.id)
 }
 
-func (c *claim) arrays() (profiles []ProfileID, versions []int64) {
+// said is what a message says of whom, column by column.
+type said struct {
+	profiles   []ProfileID
+	versions   []int64
+	entered    []bool
+	identities []int32
+}
+
+func (c *claim) arrays() (s said) {
 	for _, m := range c.members {
-		profiles, versions = append(profiles, m.Profile), append(versions, m.Version)
+		s.profiles, s.versions = append(s.profiles, m.Profile), append(s.versions, m.Version)
+		s.entered, s.identities = append(s.entered, m.Entered), append(s.identities, m.Identity)
 	}
-	return profiles, versions
+	return s
 }
 
 // claimBatch takes a batch that was tried before.
 func (q *queue) claimBatch(ctx context.Context, tx pgx.Tx, c claim, id int64) (*claim, error) {
 	const lock = `
-		SELECT message_key, profiles, body, tries + 1, attempts, created_at
+		SELECT message_key, profiles, body, tries + 1, attempts, created_at, entered, identities, removing
 		FROM activation_batches
 		WHERE lane = @lane AND id = @id AND claim_token IS NULL
 		FOR UPDATE SKIP LOCKED`
@@ -204,13 +293,12 @@ func (q *queue) claimBatch(ctx context.Context, tx pgx.Tx, c claim, id int64) (*
 		WHERE lane = @lane AND destination_id = @destination AND segment_id = @segment AND status = 'pending'
 			AND batch_id = @id AND NOT EXISTS (SELECT FROM activation_batches WHERE lane = @lane AND id = @id)`
 	const rows = `
-		SELECT a.profile_id, a.wanted, a.version, a.changed_at, a.message_id, a.cause
+		SELECT ` + claimedColumns + `
 		FROM activations a
 		WHERE a.lane = @lane AND a.destination_id = @destination AND a.segment_id = @segment
 			AND a.profile_id = ANY(@profiles) AND a.batch_id = @id AND a.status = 'pending'
 		ORDER BY a.profile_id
 		FOR UPDATE`
-	const forget = `DELETE FROM activation_batches WHERE lane = @lane AND id = @id`
 	const take = `
 		WITH batch AS (
 			UPDATE activation_batches
@@ -228,10 +316,11 @@ func (q *queue) claimBatch(ctx context.Context, tx pgx.Tx, c claim, id int64) (*
 	var (
 		key      string
 		sealed   []byte
-		profiles []ProfileID
+		removing int
+		s        said
 	)
 	err := tx.QueryRow(ctx, lock, args(pgx.StrictNamedArgs{})).
-		Scan(&key, &profiles, &sealed, &c.tries, &c.attempts, &c.created)
+		Scan(&key, &s.profiles, &sealed, &c.tries, &c.attempts, &c.created, &s.entered, &s.identities, &removing)
 	if errors.Is(err, pgx.ErrNoRows) {
 		_, err := tx.Exec(ctx, orphans, args(pgx.StrictNamedArgs{"destination": c.destination, "segment": c.segment}))
 		return nil, err
@@ -240,38 +329,67 @@ func (q *queue) claimBatch(ctx context.Context, tx pgx.Tx, c claim, id int64) (*
 		return nil, err
 	}
 	found, _ := tx.Query(ctx, rows, args(pgx.StrictNamedArgs{
-		"destination": c.destination, "segment": c.segment, "profiles": profiles,
+		"destination": c.destination, "segment": c.segment, "profiles": s.profiles,
 	}))
-	members, err := pgx.CollectRows(found, pgx.RowToStructByPos[claimed])
+	members, err := pgx.CollectRows(found, scanClaimed)
 	if err != nil {
 		return nil, err
 	}
-	if len(members) < len(profiles) {
-		_, err := tx.Exec(ctx, forget, args(pgx.StrictNamedArgs{}))
-		if err != nil || len(members) == 0 {
-			return nil, err
-		}
-		c.members = members
-		return &c, q.insert(ctx, tx, &c)
-	}
-
-	c.id, c.key = id, key
 	byProfile := make(map[ProfileID]claimed, len(members))
 	for _, m := range members {
 		byProfile[m.Profile] = m
 	}
-	for _, p := range profiles { // in the order in which the body has them
-		c.members = append(c.members, byProfile[p])
+	stale := len(members) < len(s.profiles)
+	for i, p := range s.profiles { // in the order in which the body has them
+		m, ok := byProfile[p]
+		if !ok {
+			continue
+		}
+		if sealed != nil {
+			stale = stale || m.Identity != s.identities[i]
+			m.Entered = s.entered[i]
+		}
+		c.members = append(c.members, m)
 	}
+	if !stale && removing > 0 {
+		n, err := q.stillRemoving(ctx, tx, id)
+		if err != nil {
+			return nil, err
+		}
+		stale = n < removing
+	}
+	if stale {
+		if err := q.forget(ctx, tx, c.lane, id, removing); err != nil || len(c.members) == 0 {
+			return nil, err
+		}
+		for i := range c.members {
+			c.members[i].Entered = c.members[i].Wanted
+		}
+		return &c, q.insert(ctx, tx, &c)
+	}
+
+	c.id, c.key, c.removing = id, key, removing
 	if sealed != nil {
 		if c.body, err = q.ring.Open(bodyOf(c.workspace, id), sealed); err != nil {
 			return nil, err
 		}
 	}
 	_, err = tx.Exec(ctx, take, args(pgx.StrictNamedArgs{
-		"destination": c.destination, "segment": c.segment, "profiles": profiles, "token": c.token, "lease": q.lease,
+		"destination": c.destination, "segment": c.segment, "profiles": s.profiles, "token": c.token, "lease": q.lease,
 	}))
 	return &c, err
+}
+
+// forget deletes a batch that is locked, and the marks of what it was to remove.
+func (q *queue) forget(ctx context.Context, tx pgx.Tx, lane int, id int64, removing int) error {
+	const query = `DELETE FROM activation_batches WHERE lane = @lane AND id = @id`
+	if _, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{"lane": lane, "id": id}); err != nil {
+		return err
+	}
+	if removing == 0 {
+		return nil
+	}
+	return q.unmark(ctx, tx, id)
 }
 
 func bodyOf(workspace int32, batch int64) Place {
@@ -280,58 +398,3 @@ func bodyOf(workspace int32, batch int64) Place {
 
 // errLost says that a claim's lease ran out and somebody else took care of it.
 var errLost = errors.New("the claim was lost")
-
-// persist writes a claim's body down, so that whoever tries again sends the same bytes. The members become the first ones,
-// which the body is about; the rest is given back, and those who are gone are set aside.
-func (q *queue) persist(ctx context.Context, c *claim, body []byte, members, rest, gone []claimed) error {
-	const query = `
-		UPDATE activation_batches
-		SET body = @body, profiles = @profiles, versions = @versions
-		WHERE lane = @lane AND id = @id AND claim_token = @token`
-	c.members, c.body = members, body
-	profiles, versions := c.arrays()
-	results := setAside(gone)
-	for _, m := range rest {
-		results = append(results, result{claimed: m, status: pending})
-	}
-	err := pgx.BeginFunc(ctx, q.pool, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{
-			"body": q.ring.Seal(bodyOf(c.workspace, c.id), body), "profiles": profiles, "versions": versions,
-			"lane": c.lane, "id": c.id, "token": c.token,
-		})
-		if err != nil {
-			return err
-		}
-		if tag.RowsAffected() == 0 {
-			return errLost
-		}
-		return applyResults(ctx, tx, c, results, false)
-	})
-	if err != nil {
-		return fmt.Errorf("keep the body of batch %d: %w", c.id, err)
-	}
-	return nil
-}
-
-// drop ends a claim of which nobody is left to be told about.
-func (q *queue) drop(ctx context.Context, c *claim) error {
-	err := pgx.BeginFunc(ctx, q.pool, func(tx pgx.Tx) error {
-		if _, err := q.lockClaim(ctx, tx, c, 0); err != nil {
-			return err
-		}
-		return q.applyDecision(ctx, tx, c, decision{rows: setAside(c.members)}, nil, false)
-	})
-	if err != nil {
-		return fmt.Errorf("drop batch %d: %w", c.id, err)
-	}
-	return nil
-}
-
-// setAside is what becomes of members whose profiles are not there. If they were merged or deleted, their rows have
-// changed by now and this does not apply to them.
-func setAside(gone []claimed) (results []result) {
-	for _, m := range gone {
-		results = append(results, result{claimed: m, status: failed, reason: "the profile is gone"})
-	}
-	return results
-}

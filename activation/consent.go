@@ -1,6 +1,6 @@
 package activation
 
-import "slices"
+import "strconv"
 
 // Purposes of consent that advertising asks for, under the names that profiles have for them.
 const (
@@ -34,12 +34,10 @@ func AdGate() Gate { return Gate{Purposes: []string{AdUserData, AdPersonalizatio
 
 // Allows tells whether a person who decided so may be sent.
 func (g Gate) Allows(consent map[string]bool) bool {
+	consent = effective(consent)
 	for _, purpose := range g.Purposes {
 		granted, decided := consent[purpose]
-		switch {
-		case consent[GPC] && slices.Contains(adPurposes, purpose):
-			return false
-		case decided && !granted, !decided && g.Mode != NotDenied:
+		if decided && !granted || !decided && g.Mode != NotDenied {
 			return false
 		}
 	}
@@ -47,3 +45,43 @@ func (g Gate) Allows(consent map[string]bool) bool {
 }
 
 var adPurposes = []string{AdStorage, AdUserData, AdPersonalization}
+
+func (g Gate) purposes() []string { return append([]string{}, g.Purposes...) }
+
+func (g Gate) mode() ConsentMode {
+	if g.Mode == "" {
+		return Granted
+	}
+	return g.Mode
+}
+
+// check tells what is wrong with a gate that somebody gave, as a [*FieldError].
+func (g Gate) check() error {
+	if g.mode() != Granted && g.mode() != NotDenied {
+		return &FieldError{"/consent/mode", "must be granted or not_denied"}
+	}
+	if len(g.Purposes) > 20 {
+		return &FieldError{"/consent/purposes", "must be at most 20"}
+	}
+	for i, p := range g.Purposes {
+		if p == "" || len(p) > 100 || p == GPC {
+			return &FieldError{"/consent/purposes/" + strconv.Itoa(i), "must be the name of a purpose, of 1 to 100 bytes"}
+		}
+	}
+	return nil
+}
+
+// effective returns a person's decisions with what follows from a Global Privacy Control signal.
+func effective(consent map[string]bool) map[string]bool {
+	if !consent[GPC] {
+		return consent
+	}
+	out := make(map[string]bool, len(consent)+len(adPurposes))
+	for purpose, granted := range consent {
+		out[purpose] = granted
+	}
+	for _, purpose := range adPurposes {
+		out[purpose] = false
+	}
+	return out
+}

@@ -11,6 +11,16 @@ const (
 	settled = "settled" // the partner holds what is wanted
 	parked  = "parked"  // given up after the schedule's end, until somebody asks for it
 	failed  = "failed"  // refused for good, until it changes or somebody asks for it
+
+	accepted    = "accepted"    // the partner has it, and works on it
+	unreachable = "unreachable" // the partner cannot know the person by anything
+)
+
+// What else may be found out about a row.
+const (
+	same    = "same"    // the partner knows just what it should: settled, without a message
+	void    = "void"    // the partner holds nothing because of it: settled, or to be added
+	demoted = "demoted" // it may not be sent, for want of consent
 )
 
 // result is what an attempt means for one row, if the row has not changed in the meantime.
@@ -37,6 +47,10 @@ type decision struct {
 	status Status // what the destination becomes; "" to leave it as it is
 	reason string
 	block  time.Duration // send nothing to the destination for so long
+
+	receipt   string // what the partner gave for what it will work on later
+	pollEvery time.Duration
+	pollFor   time.Duration
 }
 
 // decide tells what follows from the outcome of an attempt. It is the whole of our retry policy.
@@ -44,8 +58,12 @@ func decide(c *claim, o Outcome, schedule []time.Duration, now time.Time) decisi
 	d := decision{}
 	switch o.Class {
 	case OK:
+		status := settled
+		if d.receipt = o.Receipt; d.receipt != "" {
+			status = accepted
+		}
 		for _, m := range c.members {
-			d.rows = append(d.rows, result{claimed: m, status: settled})
+			d.rows = append(d.rows, result{claimed: m, status: status})
 		}
 	case Partial, Drop:
 		d.each(c, o, schedule)

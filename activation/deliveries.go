@@ -78,14 +78,30 @@ func (s *Store) Deliveries(ctx context.Context, workspace int32, ref string, f D
 
 // Summary counts the people of a destination's ledger.
 type Summary struct {
-	Wanted  int64 // should be there
-	Sent    int64 // are there, as far as is known
-	Unknown int64 // may be there or not: an attempt's outcome is unknown
-	Pending int64 // wait to be sent, or are being sent
-	Parked  int64 // given up after the schedule's end
-	Failed  int64 // refused
-	Drift   int64 // are there and should not be, or the other way round, for whatever reason
+	Wanted      int64 // should be there
+	Sent        int64 // are there, as far as is known
+	Accepted    int64 // the partner works on what it was told of them
+	Unknown     int64 // may be there or not: an attempt's outcome is unknown
+	Pending     int64 // wait to be sent, or are being sent
+	Unreachable int64 // should be there, but the partner cannot know them by anything
+	Parked      int64 // given up after the schedule's end
+	Failed      int64 // refused
+	Denied      int64 // in the segment, but without the consent that the destination asks for
+	Drift       int64 // are there and should not be, or could be there and are not, for whatever reason
 }
+
+// counts are a Summary's columns.
+const counts = `
+			count(*) FILTER (WHERE wanted),
+			count(*) FILTER (WHERE sent),
+			count(*) FILTER (WHERE status = 'accepted'),
+			count(*) FILTER (WHERE sent IS NULL),
+			count(*) FILTER (WHERE status IN ('pending', 'claimed')),
+			count(*) FILTER (WHERE status = 'unreachable'),
+			count(*) FILTER (WHERE status = 'parked'),
+			count(*) FILTER (WHERE status = 'failed'),
+			count(*) FILTER (WHERE member AND NOT allowed),
+			count(*) FILTER (WHERE sent IS DISTINCT FROM wanted AND status <> 'unreachable')`
 
 // Summary returns the counts of a destination, or of one of its segments if segment is not 0.
 func (s *Store) Summary(ctx context.Context, workspace int32, ref string, segment int64) (Summary, error) {
@@ -94,14 +110,7 @@ func (s *Store) Summary(ctx context.Context, workspace int32, ref string, segmen
 		return Summary{}, err
 	}
 	const query = `
-		SELECT
-			count(*) FILTER (WHERE wanted),
-			count(*) FILTER (WHERE sent),
-			count(*) FILTER (WHERE sent IS NULL),
-			count(*) FILTER (WHERE status IN ('pending', 'claimed')),
-			count(*) FILTER (WHERE status = 'parked'),
-			count(*) FILTER (WHERE status = 'failed'),
-			count(*) FILTER (WHERE sent IS DISTINCT FROM wanted)
+		SELECT` + counts + `
 		FROM activations
 		WHERE lane BETWEEN 0 AND @lanes - 1 AND destination_id = @destination AND (@segment = 0 OR segment_id = @segment)`
 	rows, _ := s.db.Query(ctx, query, pgx.StrictNamedArgs{"lanes": s.lanes, "destination": id, "segment": segment})
@@ -112,14 +121,87 @@ func (s *Store) Summary(ctx context.Context, workspace int32, ref string, segmen
 	return sum, nil
 }
 
+// Summaries returns the counts of each segment that a destination was told about.
+func (s *Store) Summaries(ctx context.Context, workspace int32, ref string) (map[int64]Summary, error) {
+	id, err := s.find(ctx, workspace, ref)
+	if err != nil {
+		return nil, err
+	}
+	const query = `
+		SELECT segment_id,` + counts + `
+		FROM activations
+		WHERE lane BETWEEN 0 AND @lanes - 1 AND destination_id = @destination
+		GROUP BY segment_id`
+	type row struct {
+		Segment int64
+		Summary
+	}
+	rows, _ := s.db.Query(ctx, query, pgx.StrictNamedArgs{"lanes": s.lanes, "destination": id})
+	list, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (x row, err error) {
+		err = r.Scan(&x.Segment, &x.Wanted, &x.Sent, &x.Accepted, &x.Unknown, &x.Pending, &x.Unreachable, &x.Parked,
+			&x.Failed, &x.Denied, &x.Drift)
+		return x, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("summarize segments of destination %q: %w", ref, err)
+	}
+	all := make(map[int64]Summary, len(list))
+	for _, x := range list {
+		all[x.Segment] = x.Summary
+	}
+	return all, nil
+}
+
+// FailureCount is how many people are not as they should be at a destination, for one reason.
+type FailureCount struct {
+	Segment int64
+	Status  string // failed, parked, unreachable, pending (tried before, and to be tried again), or refused (the partner said how many, not who)
+	Reason  string
+	Count   int64
+	Last    time.Time // when it last happened; of refused ones within the time that the ledger is kept
+}
+
+// Failures returns what is wrong at a destination, or for one of its segments if segment is not 0, the most frequent first.
+func (s *Store) Failures(ctx context.Context, workspace int32, ref string, segment int64, limit int) ([]FailureCount, error) {
+	id, err := s.find(ctx, workspace, ref)
+	if err != nil {
+		return nil, err
+	}
+	// A row that failed or was parked has the time of that as its next_at; for others it is the best that is known.
+	const query = `
+		SELECT segment_id, status, reason, count(*) AS n, least(max(next_at), now())
+		FROM activations
+		WHERE lane BETWEEN 0 AND @lanes - 1 AND destination_id = @destination AND (@segment = 0 OR segment_id = @segment)
+			AND reason <> '' AND status IN ('failed', 'parked', 'unreachable', 'pending')
+		GROUP BY segment_id, status, reason
+		UNION ALL
+		SELECT r.segment_id, 'refused', c.value ->> 'reason', sum((c.value ->> 'count')::bigint)::bigint, max(r.done_at)
+		FROM activation_receipts r
+		CROSS JOIN LATERAL jsonb_array_elements(r.counts) AS c (value)
+		WHERE r.destination_id = @destination AND (@segment = 0 OR r.segment_id = @segment) AND r.done_at IS NOT NULL
+		GROUP BY r.segment_id, c.value ->> 'reason'
+		ORDER BY n DESC, segment_id, status, reason
+		LIMIT @limit`
+	rows, _ := s.db.Query(ctx, query, pgx.StrictNamedArgs{
+		"lanes": s.lanes, "destination": id, "segment": segment, "limit": limit,
+	})
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[FailureCount])
+	if err != nil {
+		return nil, fmt.Errorf("list failures of destination %q: %w", ref, err)
+	}
+	return list, nil
+}
+
 // State is what the ledger knows of one person in one segment at a destination.
 type State struct {
 	Segment   int64
 	Profile   ProfileID
 	Wanted    bool
+	Member    bool  // in the segment
+	Allowed   bool  // has given the consent that the destination asks for, as far as was asked
 	Sent      *bool // nil if an attempt's outcome is unknown
 	Version   int64
-	Status    string // pending, claimed, settled, parked or failed
+	Status    string // pending, claimed, accepted, settled, unreachable, parked or failed
 	Reason    string
 	Attempts  int // failed so far
 	NextAt    time.Time
@@ -134,6 +216,8 @@ type StateFilter struct {
 	Status  string
 	Segment int64
 	Profile *ProfileID
+	Drift   bool          // only those who are there and should not be, or could be there and are not
+	Since   time.Duration // and that for so long at least
 	After   StateCursor
 	Limit   int // required
 }
@@ -152,7 +236,7 @@ func (s *Store) States(ctx context.Context, workspace int32, ref string, f State
 		return nil, nil, err
 	}
 	const query = `
-		SELECT a.segment_id, a.profile_id, a.wanted, a.sent, a.version, a.status, a.reason, coalesce(b.attempts, 0),
+		SELECT a.segment_id, a.profile_id, a.wanted, a.member, a.allowed, a.sent, a.version, a.status, a.reason, coalesce(b.attempts, 0),
 			a.next_at, a.changed_at, a.sent_at, a.message_id, a.cause
 		FROM activations a
 		LEFT JOIN activation_batches b ON b.lane = a.lane AND b.id = a.batch_id
@@ -161,6 +245,8 @@ func (s *Store) States(ctx context.Context, workspace int32, ref string, f State
 			AND (@status = '' OR a.status = @status)
 			AND (@segment = 0 OR a.segment_id = @segment)
 			AND (@profile::uuid IS NULL OR a.profile_id = @profile)
+			AND (NOT @drift OR a.sent IS DISTINCT FROM a.wanted AND a.status <> 'unreachable'
+				AND a.changed_at <= now() - @since::interval)
 		ORDER BY a.segment_id, a.profile_id
 		LIMIT @limit`
 	var list []State
@@ -168,7 +254,8 @@ func (s *Store) States(ctx context.Context, workspace int32, ref string, f State
 	for ; after.Lane < s.lanes; after = (StateCursor{Lane: after.Lane + 1}) {
 		rows, _ := s.db.Query(ctx, query, pgx.StrictNamedArgs{
 			"lane": after.Lane, "destination": id, "after_segment": after.Segment, "after_profile": after.Profile,
-			"status": f.Status, "segment": f.Segment, "profile": f.Profile, "limit": f.Limit - len(list),
+			"status": f.Status, "segment": f.Segment, "profile": f.Profile, "drift": f.Drift, "since": f.Since,
+			"limit": f.Limit - len(list),
 		})
 		some, err := pgx.CollectRows(rows, pgx.RowToStructByPos[State])
 		if err != nil {

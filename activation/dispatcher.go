@@ -20,6 +20,8 @@ type DispatchConfig struct {
 	Lease    time.Duration   // on what is being sent: 45 s, and so the longest wait after a crash; an attempt may take almost half of it
 	Grace    time.Duration   // for what is being sent when Run is to end: 5 s
 	Schedule []time.Duration // of retries: [DefaultSchedule]
+	Ledger   time.Duration   // how long attempts are kept on the ledger: 90 days
+	Every    time.Duration   // look for renewals, tokens that end, polls and audiences at least so often: 1 s
 }
 
 // MinLease is the shortest lease that a [DispatchConfig] may have.
@@ -29,20 +31,23 @@ const (
 	margin     = 5 * time.Second // between an attempt's deadline and its lease's end
 	busyPause  = 5 * time.Millisecond
 	sweepEvery = 10 * time.Second
+	tidyEvery  = 10 * time.Minute
 )
 
 // Dispatcher sends what is due. Any number of them may run on one database.
 //
 // Each destination has workers of its own, so that a slow or dead one delays no other.
 type Dispatcher struct {
-	cfg      DispatchConfig
-	queue    *queue
-	filler   *filler
-	people   people
-	segments segments
-	partners map[string]Partner
-	log      *slog.Logger
-	metrics  *metrics
+	cfg       DispatchConfig
+	queue     *queue
+	filler    *filler
+	accounts  *accounts
+	refresher *refresher
+	people    people
+	segments  segments
+	partners  map[string]Partner
+	log       *slog.Logger
+	metrics   *metrics
 
 	wake   chan struct{}
 	refill chan struct{}
@@ -73,18 +78,28 @@ func NewDispatcher(
 	if len(cfg.Schedule) == 0 {
 		cfg.Schedule = DefaultSchedule
 	}
+	if cfg.Ledger == 0 {
+		cfg.Ledger = 90 * 24 * time.Hour
+	}
+	if cfg.Every == 0 {
+		cfg.Every = time.Second
+	}
 	return &Dispatcher{
-		cfg:      cfg,
-		queue:    &queue{pool: store.pool, ring: store.ring, lease: cfg.Lease, schedule: cfg.Schedule},
-		filler:   &filler{pool: store.pool, members: in, lanes: cfg.Lanes},
-		people:   who,
-		segments: names,
-		partners: store.partners,
-		log:      log,
-		metrics:  newMetrics(reg, store.partners),
-		wake:     make(chan struct{}, 1),
-		refill:   make(chan struct{}, 1),
-		lines:    map[int64]*line{},
+		cfg: cfg,
+		queue: &queue{
+			pool: store.pool, ring: store.ring, lanes: cfg.Lanes, lease: cfg.Lease, schedule: cfg.Schedule,
+		},
+		filler:    &filler{pool: store.pool, members: in, people: who, lanes: cfg.Lanes},
+		accounts:  &accounts{pool: store.pool},
+		refresher: &refresher{pool: store.pool, ring: store.ring, partners: store.partners},
+		people:    who,
+		segments:  names,
+		partners:  store.partners,
+		log:       log,
+		metrics:   newMetrics(reg, store.partners),
+		wake:      make(chan struct{}, 1),
+		refill:    make(chan struct{}, 1),
+		lines:     map[int64]*line{},
 	}, nil
 }
 
@@ -105,6 +120,12 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	g.Go(func() error { return d.sending(ctx) })
 	g.Go(func() error { return d.filling(ctx) })
 	g.Go(func() error { return d.sweeping(ctx) })
+	g.Go(func() error { return d.repeating(ctx, "refresh a token", d.refreshDue) })
+	g.Go(func() error { return d.repeating(ctx, "make an audience", d.create) })
+	g.Go(func() error { return d.repeating(ctx, "ask what became of a message", d.poll) })
+	g.Go(func() error { return d.repeating(ctx, "ask how large an audience is", d.measure) })
+	g.Go(func() error { return d.repeating(ctx, "renew people", d.renew) })
+	g.Go(func() error { return d.tidying(ctx) })
 	return g.Wait()
 }
 
@@ -135,10 +156,69 @@ func wait(ctx context.Context, c <-chan struct{}, most time.Duration) bool {
 	return ctx.Err() == nil
 }
 
+// repeating does something for as long as there is some of it, again and again until ctx ends.
+func (d *Dispatcher) repeating(ctx context.Context, what string, one func(context.Context) (bool, error)) error {
+	for {
+		for ctx.Err() == nil {
+			found, err := one(ctx)
+			if err != nil && ctx.Err() == nil {
+				d.log.WarnContext(ctx, what+", will try again", "err", err)
+			}
+			if err != nil || !found {
+				break
+			}
+		}
+		if !wait(ctx, nil, d.cfg.Every) {
+			return nil
+		}
+	}
+}
+
+func (d *Dispatcher) refreshDue(ctx context.Context) (bool, error) {
+	found, o, err := d.refresher.due(ctx)
+	if found && err == nil {
+		if o.Class != OK {
+			d.log.WarnContext(ctx, "an access token could not be refreshed", "outcome", string(o.Class), "reason", o.Reason)
+		}
+		d.Wake()
+	}
+	return found, err
+}
+
+func (d *Dispatcher) renew(ctx context.Context) (bool, error) {
+	n, err := d.queue.renew(ctx)
+	if n > 0 {
+		d.Wake()
+	}
+	return false, err
+}
+
+// tidying forgets what is old.
+func (d *Dispatcher) tidying(ctx context.Context) error {
+	for {
+		const chunks = 20
+		more, err := d.queue.forgetOld(ctx, time.Now().Add(-d.cfg.Ledger), chunks)
+		if err == nil {
+			err = d.queue.letGo(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			d.log.WarnContext(ctx, "forget what is old, will try again", "err", err)
+		}
+		pause := jitter(tidyEvery)
+		if more {
+			pause = time.Second
+		}
+		if !wait(ctx, nil, pause) {
+			return nil
+		}
+	}
+}
+
 // due is a lane in which something is due at a destination.
 type due struct {
 	Destination int64
 	Version     int64
+	Secrets     int64
 	Lane        int
 }
 
@@ -146,20 +226,18 @@ type due struct {
 // have and has work for.
 func (d *Dispatcher) start(ctx context.Context, workers *sync.WaitGroup) error {
 	const query = `
-		SELECT d.id, d.version, l.lane
+		SELECT d.id, d.version, d.secrets_version, l.lane
 		FROM destinations d
 		CROSS JOIN generate_series(0, @lanes - 1) AS l (lane)
-		WHERE d.status = 'active' AND d.blocked_until <= now()
-			AND (EXISTS (
+		WHERE d.status = 'active' AND d.blocked_until <= now() AND ` + tokenHolds + `
+			AND EXISTS (
 				SELECT
-				FROM activations a
-				WHERE a.lane = l.lane::smallint AND a.destination_id = d.id AND NOT a.wanted AND a.status = 'pending'
-					AND a.next_at <= now())
-			OR EXISTS (
-				SELECT
-				FROM activations a
-				WHERE a.lane = l.lane::smallint AND a.destination_id = d.id AND a.wanted AND a.status = 'pending'
-					AND a.next_at <= now()))
+				FROM (VALUES (0::smallint), (1::smallint), (2::smallint)) AS r (rank)
+				WHERE EXISTS (
+					SELECT
+					FROM activations a
+					WHERE a.lane = l.lane::smallint AND a.destination_id = d.id AND a.rank = r.rank AND a.status = 'pending'
+						AND a.next_at <= now()))
 		ORDER BY d.id, random()`
 	rows, _ := d.queue.pool.Query(ctx, query, pgx.StrictNamedArgs{"lanes": d.cfg.Lanes})
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[due])
@@ -188,21 +266,23 @@ func (d *Dispatcher) line(ctx context.Context, w due) (*line, error) {
 	d.mu.Lock()
 	l := d.lines[w.Destination]
 	d.mu.Unlock()
-	if l != nil && l.version == w.Version && (l.partner != nil || l.blockedFor() > 0) {
+	if l != nil && l.version == w.Version && l.secrets == w.Secrets && (l.target.partner != nil || l.blockedFor() > 0) {
 		return l, nil
 	}
-	t, partner, err := target(ctx, d.queue.pool, d.queue.ring, d.partners, w.Destination)
+	t, err := target(ctx, d.queue.pool, d.queue.ring, d.partners, w.Destination)
 	if err != nil {
 		if ctx.Err() == nil {
-			d.keep(w, &line{version: w.Version, blocked: time.Now().Add(time.Minute)})
+			d.keep(w, &line{version: w.Version, secrets: w.Secrets, blocked: time.Now().Add(time.Minute)})
 		}
 		return nil, err
 	}
-	limits := partner.Limits(t)
+	limits := t.partner.Limits(t.Target)
 	limits.Members = max(limits.Members, 1)
 	limits.Concurrency = max(limits.Concurrency, 1)
 	limits.Timeout = min(limits.Timeout, d.cfg.Lease/2-margin/2)
-	l = &line{target: t, partner: partner, limits: limits, version: w.Version}
+	l = &line{
+		target: t, limits: limits, account: d.accounts.of(t, limits), version: t.version, secrets: t.secrets,
+	}
 	d.keep(w, l)
 	return l, nil
 }
@@ -216,10 +296,11 @@ func (d *Dispatcher) keep(w due, l *line) {
 
 // line is one destination in this process.
 type line struct {
-	target  Target
-	partner Partner
+	target  served
 	limits  Limits
+	account *account
 	version int64
+	secrets int64
 	breaker breaker
 
 	mu      sync.Mutex
@@ -310,11 +391,11 @@ func (d *Dispatcher) observe(ctx context.Context) error {
 		SELECT coalesce(extract(epoch FROM now() - min(a.next_at)), 0)::float8
 		FROM destinations d
 		CROSS JOIN generate_series(0, @lanes - 1) AS l (lane)
-		CROSS JOIN (VALUES (true), (false)) AS w (wanted)
+		CROSS JOIN (VALUES (0::smallint), (1::smallint), (2::smallint)) AS r (rank)
 		CROSS JOIN LATERAL (
 			SELECT next_at
 			FROM activations
-			WHERE lane = l.lane::smallint AND destination_id = d.id AND wanted = w.wanted AND status = 'pending'
+			WHERE lane = l.lane::smallint AND destination_id = d.id AND activations.rank = r.rank AND status = 'pending'
 				AND next_at <= now()
 			ORDER BY next_at
 			LIMIT 1
@@ -340,13 +421,29 @@ func (d *Dispatcher) observe(ctx context.Context) error {
 // work sends what is due in one lane for one destination until nothing is, or the destination is to be left alone.
 func (d *Dispatcher) work(ctx context.Context, l *line, lane int) {
 	for ctx.Err() == nil && l.blockedFor() <= 0 && l.breaker.allow() {
-		c, err := d.queue.claim(ctx, lane, l.target, l.version, l.limits)
+		pause, err := d.accounts.take(ctx, l.account)
+		if err != nil || pause > 0 {
+			l.breaker.cancel()
+			if err != nil && ctx.Err() == nil {
+				d.log.WarnContext(ctx, "take a request of an account, will try again", "destination_id", l.target.ID, "err", err)
+			}
+			if err != nil || pause > time.Second || !wait(ctx, nil, pause) {
+				l.block(max(pause, 100*time.Millisecond))
+				return
+			}
+			continue
+		}
+		c, again, err := d.queue.claim(ctx, lane, l)
 		if err != nil || c == nil {
 			l.breaker.cancel()
+			l.account.giveBack()
 			if err != nil && ctx.Err() == nil {
 				d.log.WarnContext(ctx, "claim, will try again", "destination_id", l.target.ID, "err", err)
 			}
-			return
+			if !again {
+				return
+			}
+			continue
 		}
 		if len(c.members) == l.limits.Members {
 			d.Wake() // there may be work for another worker
@@ -362,12 +459,14 @@ func (d *Dispatcher) deliver(stop context.Context, l *line, c *claim) bool {
 	// What is claimed is sent and recorded even if ctx ends, within the lease and the grace.
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(stop), c.taken.Add(d.cfg.Lease-margin/2))
 	defer cancel()
-	log := d.log.With("partner", l.partner.Type(), "destination_id", c.destination, "batch_id", c.id)
+	log := d.log.With("partner", l.target.partner.Type(), "destination_id", c.destination, "batch_id", c.id)
 	if c.body == nil {
-		ready, err := d.encode(ctx, l, c)
+		ready, err := d.prepare(ctx, l, c)
 		if err != nil || !ready {
 			l.breaker.cancel()
+			l.account.giveBack()
 		}
+		var unmapped *mapError
 		switch {
 		case errors.Is(err, errEncode):
 			a := attempt{started: time.Now(), outcome: Outcome{Class: Config, Reason: errEncode.Error()}}
@@ -376,8 +475,18 @@ func (d *Dispatcher) deliver(stop context.Context, l *line, c *claim) bool {
 				log.ErrorContext(ctx, "record that a message could not be made", "err", err)
 			}
 			return false
+		case errors.As(err, &unmapped): // as if the message itself had been answered so, but for its being unknown
+			a := attempt{started: time.Now(), outcome: unmapped.outcome}
+			if a.outcome.Class == OK {
+				a.outcome = Outcome{Class: Retry, Reason: "identifiers were mapped to too few others"}
+			}
+			a.outcome.Unknown = false
+			return d.conclude(ctx, stop, log, l, c, a)
+		case errors.Is(err, errLost):
+			d.metrics.lost.Inc()
+			return false
 		case err != nil:
-			d.giveBack(ctx, log, c, time.Second, "the profiles could not be read", err)
+			d.giveBack(ctx, log, c, time.Second, "the message could not be prepared", err)
 			return false
 		case !ready:
 			return true
@@ -385,14 +494,29 @@ func (d *Dispatcher) deliver(stop context.Context, l *line, c *claim) bool {
 	}
 	if wait := l.blockedFor(); wait > 0 {
 		l.breaker.cancel()
+		l.account.giveBack()
 		d.giveBack(ctx, log, c, wait, "the partner asked to wait", nil)
 		return false
 	}
-
 	a := attempt{started: time.Now()}
 	a.outcome = d.send(ctx, stop, l, c)
 	a.latency = time.Since(a.started)
+	return d.conclude(ctx, stop, log, l, c, a)
+}
+
+// conclude records an attempt and does what follows from it. It tells whether to go on.
+func (d *Dispatcher) conclude(ctx, stop context.Context, log *slog.Logger, l *line, c *claim, a attempt) bool {
+	refused := a.outcome.Class == Refresh
+	if refused {
+		a.outcome = d.refused(ctx, log, l, a.outcome)
+		refused = a.outcome.Class == Refresh
+	}
 	what := decide(c, a.outcome, d.cfg.Schedule, time.Now())
+	what.pollEvery, what.pollFor = orElse(l.limits.PollEvery, pollEvery), orElse(l.limits.PollFor, pollFor)
+	if refused { // with the same bytes, as soon as there is a new token
+		what = decision{}
+		what.retry(c.members, len(c.members), c.attempts, 0, a.outcome.Reason)
+	}
 	if a.outcome.Class == Retry && stop.Err() != nil { // we broke it off
 		what = decision{}
 		what.retry(c.members, len(c.members), c.attempts, 0, "stopped by us")
@@ -400,7 +524,13 @@ func (d *Dispatcher) deliver(stop context.Context, l *line, c *claim) bool {
 	if what.block > 0 {
 		l.block(what.block)
 	}
+	if err := d.accounts.heed(ctx, l.account, a.outcome); err != nil {
+		log.WarnContext(ctx, "note what an account may ask", "err", err)
+	}
 	healed := l.judge(a.outcome.Class)
+	if a.outcome.Class == OK || a.outcome.Class == Partial {
+		d.refresher.prove(l.target)
+	}
 	d.count(l, c, a)
 	err := d.record(ctx, c, a, what)
 	switch {
@@ -417,6 +547,13 @@ func (d *Dispatcher) deliver(stop context.Context, l *line, c *claim) bool {
 		log.WarnContext(ctx, "partner did not accept, will follow up", "outcome", string(a.outcome.Class),
 			"http_status", a.outcome.Status, "reason", a.outcome.Reason, "attempts", c.tries)
 	}
+	if refused {
+		if o := d.freshen(ctx, l.target); o.Class != OK {
+			log.WarnContext(ctx, "the access token could not be refreshed", "outcome", string(o.Class), "reason", o.Reason)
+		}
+		d.Wake()
+		return false // what is known of the destination is out of date
+	}
 	if healed {
 		if err := hasten(ctx, d.queue.pool, d.cfg.Lanes, c.destination); err != nil {
 			log.WarnContext(ctx, "hasten what waits for a healed destination", "err", err)
@@ -424,6 +561,22 @@ func (d *Dispatcher) deliver(stop context.Context, l *line, c *claim) bool {
 		d.Wake()
 	}
 	return what.status == "" && what.block == 0
+}
+
+// refused tells what it means that a partner says that the access token has ended: [Refresh] if there is or may be a newer
+// one, else [Reauth].
+func (d *Dispatcher) refused(ctx context.Context, log *slog.Logger, l *line, o Outcome) Outcome {
+	if _, ok := l.target.partner.(Refresher); !ok {
+		o.Class = Reauth
+		return o
+	}
+	stale, err := d.refresher.stale(ctx, l.target)
+	if err != nil {
+		log.WarnContext(ctx, "look at the age of a token", "err", err)
+	} else if !stale {
+		o.Class, o.Reason = Reauth, "a new access token was refused"
+	}
+	return o
 }
 
 // judge tells the breaker what an answer says about the destination's health.
@@ -439,56 +592,11 @@ func (l *line) judge(class Class) (healed bool) {
 	return false
 }
 
-// errEncode says that a partner cannot make a message with a destination's settings.
-var errEncode = errors.New("the message could not be made")
-
-// encode makes the body of a claim and keeps it. It tells whether anything is left to be sent.
-func (d *Dispatcher) encode(ctx context.Context, l *line, c *claim) (ready bool, err error) {
-	ids := make([]ProfileID, len(c.members))
-	for i, m := range c.members {
-		ids[i] = m.Profile
-	}
-	persons, err := d.people.People(ctx, c.lane, l.target.Workspace, ids)
-	if err != nil {
-		return false, err
-	}
-	names, err := d.segments.SegmentInfo(ctx, l.target.Workspace, []int64{c.segment})
-	if err != nil {
-		return false, err
-	}
-	b := Batch{ID: c.id, Segment: names[c.segment], At: time.Now()}
-	b.Segment.ID = c.segment
-	var here, gone []claimed
-	for _, m := range c.members {
-		p, ok := persons[m.Profile]
-		if !ok && m.Entered {
-			gone = append(gone, m)
-			continue
-		}
-		p.ID = m.Profile
-		here = append(here, m)
-		b.Members = append(b.Members, Member{
-			Person: p, Entered: m.Entered, Version: m.Version, At: m.ChangedAt, MessageID: m.MessageID, Cause: m.Cause,
-		})
-	}
-	if len(here) == 0 {
-		return false, d.queue.drop(ctx, c)
-	}
-	body, took, err := l.partner.Encode(l.target, b)
-	if err != nil {
-		return false, fmt.Errorf("%w: %w", errEncode, err)
-	}
-	if took < 1 || took > len(here) {
-		return false, fmt.Errorf("%w: took %d of %d members", errEncode, took, len(here))
-	}
-	return true, d.queue.persist(ctx, c, body, here[:took], here[took:], gone)
-}
-
 // send makes the attempt itself.
 func (d *Dispatcher) send(ctx, stop context.Context, l *line, c *claim) (o Outcome) {
 	defer func() {
 		if p := recover(); p != nil {
-			d.log.ErrorContext(ctx, "a partner's code panicked", "partner", l.partner.Type(), "panic", fmt.Sprint(p))
+			d.log.ErrorContext(ctx, "a partner's code panicked", "partner", l.target.partner.Type(), "panic", fmt.Sprint(p))
 			o = Outcome{Class: Retry, Unknown: true, Reason: "an error of ours"}
 		}
 	}()
@@ -503,8 +611,8 @@ func (d *Dispatcher) send(ctx, stop context.Context, l *line, c *claim) (o Outco
 		case <-ctx.Done():
 		}
 	})()
-	return l.partner.Send(ctx, l.target, Message{
-		Key: c.key, Batch: c.id, Segment: c.segment, Body: c.body, Attempt: c.tries, Members: c.refs(),
+	return l.target.partner.Send(ctx, l.target.Target, Message{
+		Key: c.key, Batch: c.id, Segment: c.segment, Audience: c.audience, Body: c.body, Attempt: c.tries, Members: c.refs(),
 	})
 }
 
@@ -535,7 +643,7 @@ func (d *Dispatcher) giveBack(
 }
 
 func (d *Dispatcher) count(l *line, c *claim, a attempt) {
-	partner := l.partner.Type()
+	partner := l.target.partner.Type()
 	d.metrics.deliveries.WithLabelValues(partner, string(a.outcome.Class)).Inc()
 	d.metrics.latency.WithLabelValues(partner).Observe(a.latency.Seconds())
 	end := a.started.Add(a.latency)

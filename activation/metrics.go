@@ -10,6 +10,8 @@ type metrics struct {
 	members    *prometheus.CounterVec
 	latency    *prometheus.HistogramVec
 	freshness  *prometheus.HistogramVec
+	created    *prometheus.CounterVec
+	refreshed  *prometheus.CounterVec
 	swept      prometheus.Counter
 	lost       prometheus.Counter
 	filled     prometheus.Counter
@@ -38,6 +40,14 @@ func newMetrics(reg prometheus.Registerer, partners map[string]Partner) *metrics
 			Help:    "Time from a change of membership to the partner's acceptance.",
 			Buckets: prometheus.ExponentialBuckets(0.005, 3, 14),
 		}, []string{"partner"}),
+		created: with.NewCounterVec(prometheus.CounterOpts{
+			Name: "mubatch_activation_audiences_total",
+			Help: "Attempts at making audiences at partners, by partner and outcome.",
+		}, []string{"partner", "outcome"}),
+		refreshed: with.NewCounterVec(prometheus.CounterOpts{
+			Name: "mubatch_activation_refreshes_total",
+			Help: "Refreshes of access tokens that were refused, by partner and outcome.",
+		}, []string{"partner", "outcome"}),
 		swept: with.NewCounter(prometheus.CounterOpts{
 			Name: "mubatch_activation_leases_expired_total",
 			Help: "Messages whose sender died or hung.",

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -74,6 +75,9 @@ type schemeGuard struct {
 }
 
 func (g *schemeGuard) RoundTrip(r *http.Request) (*http.Response, error) {
+	if drafts, ok := r.Context().Value(draftsKey{}).(*[]Draft); ok {
+		return nil, keepDraft(drafts, r)
+	}
 	if r.URL.Scheme != "https" && !g.plain {
 		return nil, ErrInsecure
 	}
@@ -142,4 +146,24 @@ func Failure(err error) (reason string, unknown bool) {
 	default:
 		return "the connection broke", true
 	}
+}
+
+// draftsKey is where a context has the drafts that requests made under it become.
+type draftsKey struct{}
+
+// errDrafted says that a request was kept instead of being sent.
+var errDrafted = errors.New("a dry run sends nothing")
+
+func keepDraft(drafts *[]Draft, r *http.Request) error {
+	d := Draft{Method: r.Method, URL: r.URL.String(), Header: r.Header.Clone()}
+	if r.Body != nil {
+		body, err := io.ReadAll(r.Body)
+		r.Body.Close()
+		if err != nil {
+			return err
+		}
+		d.Body = body
+	}
+	*drafts = append(*drafts, d)
+	return errDrafted
 }

@@ -31,6 +31,11 @@ func (q *queue) record(ctx context.Context, c *claim, a attempt, d decision) err
 		if err != nil {
 			return err
 		}
+		if d.receipt != "" {
+			if err := q.keepReceipt(ctx, tx, c, a, d); err != nil {
+				return err
+			}
+		}
 		if err := q.applyDecision(ctx, tx, c, d, ids, a.outcome.Unknown); err != nil {
 			return err
 		}
@@ -92,7 +97,6 @@ func (q *queue) lockClaim(ctx context.Context, tx pgx.Tx, c *claim, n int) (ids 
 
 // applyDecision writes rows and batches. ids are numbers for the groups of d.again.
 func (q *queue) applyDecision(ctx context.Context, tx pgx.Tx, c *claim, d decision, ids []int64, unknown bool) error {
-	const forget = `DELETE FROM activation_batches WHERE lane = @lane AND id = @id`
 	const keep = `
 		UPDATE activation_batches
 		SET tries = tries - @untried, attempts = @attempts, claim_token = NULL, lease_until = NULL
@@ -111,82 +115,148 @@ func (q *queue) applyDecision(ctx context.Context, tx pgx.Tx, c *claim, d decisi
 			})
 			continue
 		}
-		part := claim{members: g.members}
-		profiles, versions := part.arrays()
+		s := (&claim{members: g.members}).arrays()
 		batch.Queue(insert, pgx.StrictNamedArgs{
 			"lane": c.lane, "id": ids[i], "destination": c.destination, "segment": c.segment, "key": newMessageKey(),
-			"profiles": profiles, "versions": versions, "attempts": g.attempts, "created": c.created,
+			"profiles": s.profiles, "versions": s.versions, "attempts": g.attempts, "created": c.created,
 		})
 	}
-	if !kept {
-		batch.Queue(forget, pgx.StrictNamedArgs{"lane": c.lane, "id": c.id})
+	if batch.Len() > 0 {
+		if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
+			return err
+		}
 	}
-	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
+	if !kept {
+		const forget = `DELETE FROM activation_batches WHERE lane = @lane AND id = @id`
+		if _, err := tx.Exec(ctx, forget, pgx.StrictNamedArgs{"lane": c.lane, "id": c.id}); err != nil {
+			return err
+		}
+	}
+	if err := applyResults(ctx, tx, c, d.rows, unknown, ids...); err != nil || c.byProfile || c.removing == 0 {
 		return err
 	}
-	return applyResults(ctx, tx, c, d.rows, unknown, ids...)
+	var removed []claimed
+	for _, r := range d.rows {
+		if r.status == settled && !r.Entered {
+			removed = append(removed, r.claimed)
+		}
+	}
+	if err := q.removed(ctx, tx, c, removed); err != nil {
+		return err
+	}
+	if kept || d.receipt != "" || len(removed) == len(c.members) {
+		return nil
+	}
+	return q.unmark(ctx, tx, c.id)
 }
 
 // applyResults writes what an attempt means for the rows of a claim. A row that changed in the meantime goes its own way:
-// if it is wanted other than what is sent, it is due now. unknown says that what was not settled may have been applied.
+// if it is wanted other than what is sent, or the person may be known by something else, it is due now. unknown says that
+// what was not settled may have been applied.
 func applyResults(ctx context.Context, tx pgx.Tx, c *claim, results []result, unknown bool, groups ...int64) error {
 	if len(results) == 0 {
 		return nil
 	}
-	const lock = `
-		SELECT profile_id
-		FROM activations
-		WHERE lane = @lane AND destination_id = @destination AND segment_id = @segment AND profile_id = ANY(@profiles)
-		ORDER BY profile_id
-		FOR UPDATE`
+	const known = `(r.identity < 0 OR a.identity = r.identity)` // the person's identity has not changed since the claim
+	const fresh = `(a.version = r.version AND ` + known + `)`   // nor has what is wanted
+	// An accepted remove is left alone until it is polled, whatever is wanted by now.
 	const query = `
 		UPDATE activations a
-		SET sent         = CASE WHEN r.status = 'settled' THEN r.wanted WHEN NOT @unknown THEN a.sent END,
-			sent_version = CASE WHEN r.status = 'settled' THEN r.version ELSE a.sent_version END,
-			sent_at      = CASE WHEN r.status = 'settled' THEN now() ELSE a.sent_at END,
+		SET sent         = CASE
+				WHEN r.status = 'settled' THEN r.entered
+				WHEN r.status = 'accepted' THEN nullif(r.entered, false)
+				WHEN r.status IN ('void', 'unreachable') THEN false
+				WHEN r.status = 'same' OR NOT @unknown THEN a.sent END,
+			sent_version = CASE WHEN r.status IN ('settled', 'accepted') THEN r.version ELSE a.sent_version END,
+			sent_at      = CASE WHEN r.status IN ('settled', 'accepted') THEN now() ELSE a.sent_at END,
+			sent_identifiers = CASE
+				WHEN r.status = 'settled' AND NOT r.entered OR r.status = 'void' THEN NULL
+				ELSE a.sent_identifiers END,
+			checked      = CASE
+				WHEN r.status IN ('settled', 'accepted', 'same', 'unreachable') AND r.identity >= 0 THEN r.identity
+				ELSE a.checked END,
+			resend       = a.resend AND r.status NOT IN ('settled', 'accepted'),
+			renew_at     = CASE
+				WHEN r.status IN ('settled', 'accepted') THEN now() + r.renew_us * interval '1 microsecond'
+				WHEN r.status IN ('void', 'unreachable') THEN NULL
+				ELSE a.renew_at END,
+			member       = a.member,
+			allowed      = a.allowed AND r.status <> 'demoted',
+			wanted       = a.wanted AND r.status <> 'demoted',
+			version      = CASE WHEN r.status = 'demoted' AND a.wanted THEN a.version + 1 ELSE a.version END,
+			cause        = CASE WHEN r.status = 'demoted' AND a.wanted THEN 'consent' ELSE a.cause END,
+			message_id   = CASE WHEN r.status = 'demoted' AND a.wanted THEN '' ELSE a.message_id END,
 			status       = CASE
-				WHEN r.status = 'settled' AND a.wanted = r.wanted THEN 'settled'
-				WHEN r.status = 'settled' THEN 'pending'
-				WHEN a.version = r.version THEN r.status
-				WHEN NOT @unknown AND a.sent = a.wanted THEN 'settled'
+				WHEN r.status = 'demoted' AND a.sent = false AND a.sent_identifiers IS NULL THEN 'settled'
+				WHEN r.status = 'demoted' THEN 'pending'
+				WHEN r.status = 'accepted' AND NOT r.entered THEN 'accepted'
+				WHEN r.status IN ('settled', 'accepted') AND a.wanted = r.entered
+					AND (NOT a.wanted OR ` + known + `) THEN r.status
+				WHEN r.status IN ('settled', 'accepted') THEN 'pending'
+				WHEN r.status = 'void' AND NOT a.wanted THEN 'settled'
+				WHEN r.status = 'void' THEN 'pending'
+				WHEN ` + fresh + ` AND r.status = 'same' THEN 'settled'
+				WHEN ` + fresh + ` THEN r.status
+				WHEN NOT @unknown AND a.sent = a.wanted AND a.sent_identifiers IS NULL THEN 'settled'
 				ELSE 'pending' END,
-			next_at      = CASE
-				WHEN a.version = r.version THEN now() + r.wait_us * interval '1 microsecond'
-				ELSE now() END,
-			batch_id     = CASE WHEN a.version = r.version AND r.status = 'pending' THEN r.batch_id END,
-			reason       = CASE WHEN a.version = r.version THEN r.reason ELSE '' END
-		FROM unnest(@profiles::uuid[], @wanted::boolean[], @versions::bigint[], @statuses::text[], @batches::bigint[],
-			@waits::bigint[], @reasons::text[]) AS r (profile_id, wanted, version, status, batch_id, wait_us, reason)
+			next_at      = CASE WHEN ` + fresh + ` THEN now() + r.wait_us * interval '1 microsecond' ELSE now() END,
+			batch_id     = CASE
+				WHEN r.status = 'accepted' AND (NOT r.entered OR a.wanted AND ` + known + `) THEN a.batch_id
+				WHEN ` + fresh + ` AND r.status = 'pending' THEN r.batch_id END,
+			reason       = CASE WHEN ` + fresh + ` THEN r.reason ELSE '' END
+		FROM unnest(@profiles::uuid[], @entered::boolean[], @versions::bigint[], @identities::integer[], @statuses::text[],
+			@batches::bigint[], @waits::bigint[], @renews::bigint[], @reasons::text[])
+			AS r (profile_id, entered, version, identity, status, batch_id, wait_us, renew_us, reason)
 		WHERE a.lane = @lane AND a.destination_id = @destination AND a.segment_id = @segment
-			AND a.profile_id = r.profile_id AND a.batch_id = @id AND a.status = 'claimed'`
+			AND a.profile_id = r.profile_id AND a.batch_id = @id AND a.status IN ('claimed', 'accepted')`
 	sorted := slices.Clone(results)
 	slices.SortFunc(sorted, func(a, b result) int { return bytes.Compare(a.Profile[:], b.Profile[:]) })
 	var (
-		profiles = make([]ProfileID, len(sorted))
-		wanted   = make([]bool, len(sorted))
-		versions = make([]int64, len(sorted))
-		statuses = make([]string, len(sorted))
-		batches  = make([]*int64, len(sorted))
-		waits    = make([]int64, len(sorted))
-		reasons  = make([]string, len(sorted))
+		profiles   = make([]ProfileID, len(sorted))
+		entered    = make([]bool, len(sorted))
+		versions   = make([]int64, len(sorted))
+		identities = make([]int32, len(sorted))
+		statuses   = make([]string, len(sorted))
+		batches    = make([]*int64, len(sorted))
+		waits      = make([]int64, len(sorted))
+		renews     = make([]*int64, len(sorted))
+		reasons    = make([]string, len(sorted))
 	)
 	for i, r := range sorted {
-		profiles[i], wanted[i], versions[i], statuses[i] = r.Profile, r.Entered, r.Version, r.status
-		waits[i], reasons[i] = r.wait.Microseconds(), r.reason
+		profiles[i], entered[i], versions[i], identities[i] = r.Profile, r.Entered, r.Version, r.Identity
+		statuses[i], waits[i], reasons[i] = r.status, r.wait.Microseconds(), r.reason
+		renews[i] = c.renewal(r)
 		if r.group > 0 {
 			batches[i] = &groups[r.group-1]
 		}
 	}
 	var batch pgx.Batch
-	batch.Queue(lock, pgx.StrictNamedArgs{
-		"lane": c.lane, "destination": c.destination, "segment": c.segment, "profiles": profiles,
-	})
+	lockRows(&batch, c, profiles)
 	batch.Queue(query, pgx.StrictNamedArgs{
 		"lane": c.lane, "destination": c.destination, "segment": c.segment, "id": c.id, "unknown": unknown,
-		"profiles": profiles, "wanted": wanted, "versions": versions, "statuses": statuses, "batches": batches,
-		"waits": waits, "reasons": reasons,
+		"profiles": profiles, "entered": entered, "versions": versions, "identities": identities, "statuses": statuses,
+		"batches": batches, "waits": waits, "renews": renews, "reasons": reasons,
 	})
 	return tx.SendBatch(ctx, &batch).Close()
+}
+
+// renewal returns in how many microseconds a row has to be sent again, at 60 % of the time after which the partner forgets
+// it, or nil.
+func (c *claim) renewal(r result) *int64 {
+	if !r.Entered || r.status != settled && r.status != accepted {
+		return nil
+	}
+	var in time.Duration
+	if c.ttl > 0 {
+		in = c.ttl * 6 / 10
+	}
+	if left := time.Until(r.until); !r.until.IsZero() && (in == 0 || left < in) {
+		in = max(left, time.Minute)
+	}
+	if in == 0 {
+		return nil
+	}
+	return new(in.Microseconds())
 }
 
 func writeLedger(ctx context.Context, tx pgx.Tx, c *claim, a attempt) error {
@@ -209,17 +279,16 @@ func writeLedger(ctx context.Context, tx pgx.Tx, c *claim, a attempt) error {
 			AS m (profile_id, version, entered, outcome, reason, changed_at, message_id, cause)`
 	n := len(c.members)
 	var (
-		profiles, versions = c.arrays()
-		entered            = make([]bool, n)
-		outcomes           = make([]string, n)
-		reasons            = make([]string, n)
-		changed            = make([]time.Time, n)
-		messages           = make([]string, n)
-		causes             = make([]string, n)
+		said     = c.arrays()
+		outcomes = make([]string, n)
+		reasons  = make([]string, n)
+		changed  = make([]time.Time, n)
+		messages = make([]string, n)
+		causes   = make([]string, n)
 	)
 	for i, m := range c.members {
 		r := a.outcome.row(i)
-		entered[i], outcomes[i], reasons[i] = m.Entered, string(r.Class), r.Reason
+		outcomes[i], reasons[i] = string(r.Class), r.Reason
 		changed[i], messages[i], causes[i] = m.ChangedAt, m.MessageID, m.Cause
 	}
 	_, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{
@@ -227,8 +296,8 @@ func writeLedger(ctx context.Context, tx pgx.Tx, c *claim, a attempt) error {
 		"started": a.started,
 		"latency": a.latency.Microseconds(), "outcome": string(a.outcome.Class), "status": a.outcome.Status,
 		"reason": a.outcome.Reason, "excerpt": a.outcome.Excerpt, "segment": c.segment,
-		"at": a.started.Add(a.latency), "profiles": profiles, "versions": versions, "entered": entered,
-		"outcomes": outcomes, "reasons": reasons, "changed": changed, "messages": messages, "causes": causes,
+		"at": a.started.Add(a.latency), "profiles": said.profiles, "versions": said.versions,
+		"entered": said.entered, "outcomes": outcomes, "reasons": reasons, "changed": changed, "messages": messages, "causes": causes,
 	})
 	if err != nil {
 		return fmt.Errorf("write the ledger: %w", err)
@@ -263,15 +332,11 @@ func changeDestination(ctx context.Context, tx pgx.Tx, id int64, d decision) err
 // tells whether there was one.
 func (q *queue) sweep(ctx context.Context, lanes int) (found bool, err error) {
 	const query = `
-		SELECT lane, id, destination_id, segment_id, profiles, versions, attempts, body IS NOT NULL
+		SELECT lane, id, destination_id, segment_id, profiles, versions, attempts, removing, body IS NOT NULL
 		FROM activation_batches
 		WHERE lane = ANY(@lanes::smallint[]) AND claim_token IS NOT NULL AND lease_until < now()
 		LIMIT 1
 		FOR UPDATE SKIP LOCKED`
-	all := make([]int16, lanes)
-	for i := range all {
-		all[i] = int16(i)
-	}
 	err = pgx.BeginFunc(ctx, q.pool, func(tx pgx.Tx) error {
 		var (
 			c        claim
@@ -279,8 +344,8 @@ func (q *queue) sweep(ctx context.Context, lanes int) (found bool, err error) {
 			versions []int64
 			encoded  bool
 		)
-		err := tx.QueryRow(ctx, query, pgx.StrictNamedArgs{"lanes": all}).
-			Scan(&c.lane, &c.id, &c.destination, &c.segment, &profiles, &versions, &c.attempts, &encoded)
+		err := tx.QueryRow(ctx, query, pgx.StrictNamedArgs{"lanes": laneNumbers(lanes)}).
+			Scan(&c.lane, &c.id, &c.destination, &c.segment, &profiles, &versions, &c.attempts, &c.removing, &encoded)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
 		}
@@ -289,7 +354,7 @@ func (q *queue) sweep(ctx context.Context, lanes int) (found bool, err error) {
 		}
 		found = true
 		for i, p := range profiles {
-			c.members = append(c.members, claimed{Profile: p, Version: versions[i]})
+			c.members = append(c.members, claimed{Profile: p, Version: versions[i], Identity: -1})
 		}
 		var d decision
 		attempts := min(c.attempts+1, len(q.schedule)) // a batch that kills whoever sends it must slow down
@@ -312,8 +377,27 @@ func (q *queue) tidy(ctx context.Context) error {
 			SELECT
 			FROM activations a
 			WHERE a.lane = b.lane AND a.destination_id = b.destination_id AND a.segment_id = b.segment_id
-				AND a.profile_id = ANY(b.profiles) AND a.batch_id = b.id)`
-	if _, err := q.pool.Exec(ctx, query); err != nil {
+				AND a.profile_id = ANY(b.profiles) AND a.batch_id = b.id)
+		RETURNING b.id, b.removing`
+	err := pgx.BeginFunc(ctx, q.pool, func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, query)
+		var (
+			id       int64
+			removing int
+			marked   []int64
+		)
+		_, err := pgx.ForEachRow(rows, []any{&id, &removing}, func() error {
+			if removing > 0 {
+				marked = append(marked, id)
+			}
+			return nil
+		})
+		for i := 0; err == nil && i < len(marked); i++ {
+			err = q.unmark(ctx, tx, marked[i])
+		}
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("forget batches without members: %w", err)
 	}
 	return nil

@@ -12,7 +12,7 @@ import (
 
 // Replay says what is to be sent again. Its zero value means what failed or was parked.
 type Replay struct {
-	Everything bool      // everybody the destination was ever told about
+	Everything bool      // everybody the destination was ever told about: a full synchronisation
 	From, To   time.Time // or those whose state it last accepted or refused in [From, To); both or neither
 	Segment    int64     // of one segment only, if not 0
 }
@@ -32,10 +32,10 @@ func (s *Store) Replay(ctx context.Context, workspace int32, ref string, r Repla
 			FROM activations
 			WHERE lane = @lane AND destination_id = @destination AND (segment_id, profile_id) > (@segment, @profile)
 				AND (@only = 0 OR segment_id = @only)
-				AND status <> 'claimed'
+				AND status NOT IN ('claimed', 'accepted')
 				AND CASE
 					WHEN @everything THEN wanted OR sent_version > 0
-					WHEN @from::timestamptz IS NULL THEN status IN ('parked', 'failed')
+					WHEN @from::timestamptz IS NULL THEN status IN ('parked', 'failed', 'unreachable')
 					WHEN status IN ('parked', 'failed') THEN next_at >= @from AND next_at < @to
 					ELSE sent_version > 0 AND sent_at >= @from AND sent_at < @to END
 			ORDER BY segment_id, profile_id
@@ -43,7 +43,11 @@ func (s *Store) Replay(ctx context.Context, workspace int32, ref string, r Repla
 			FOR UPDATE
 		)
 		UPDATE activations a
-		SET status = 'pending', sent = NULL, version = a.version + 1, next_at = now(), batch_id = NULL, reason = ''
+		SET status = 'pending', sent = NULL, version = a.version + 1, batch_id = NULL, reason = '',
+			next_at = greatest(now(), (
+				SELECT s.ready_at
+				FROM destination_segments s
+				WHERE s.destination_id = @destination AND s.segment_id = a.segment_id))
 		FROM chosen c
 		WHERE a.lane = @lane AND a.destination_id = @destination
 			AND a.segment_id = c.segment_id AND a.profile_id = c.profile_id

@@ -38,6 +38,8 @@ type Destination struct {
 	Status       Status
 	StatusReason string
 	BlockedUntil time.Time // zero unless the partner asked to wait
+	Consent      Gate
+	TokenExpires time.Time // of the access token; zero if nobody knows
 	Segments     []Attachment
 	Version      int64
 	CreatedAt    time.Time
@@ -49,6 +51,12 @@ type Attachment struct {
 	Segment    int64
 	Filled     bool // its members at the time of attaching are all on the ledger
 	AttachedAt time.Time
+	Audience   string // the partner's id of the audience; empty if there is none, or none is needed
+	Ready      bool   // it has an audience, or needs none
+	Waiting    string // why it is not ready
+	Matched    *int64 // people that the partner recognised; nil if it does not tell
+	State      string // of the audience, in the partner's words
+	MatchedAt  time.Time
 }
 
 // database is a pool, or a transaction that what is done becomes a part of.
@@ -90,6 +98,7 @@ type NewDestination struct {
 	Name     string // the key if empty
 	Type     string
 	Settings Settings
+	Consent  *Gate // the partner's if nil
 }
 
 var (
@@ -117,21 +126,37 @@ func (s *Store) Create(ctx context.Context, workspace int32, n NewDestination) (
 		settings, err = partner.Prepare(settings)
 		errs = append(errs, err)
 	}
+	gate := n.Consent
+	if gate != nil {
+		errs = append(errs, gate.check())
+	} else if ok {
+		gate = new(partner.Gate())
+	}
 	if err := errors.Join(errs...); err != nil {
 		return Destination{}, nil, err
 	}
 
 	const next = `SELECT nextval(pg_get_serial_sequence('destinations', 'id'))`
 	const insert = `
-		INSERT INTO destinations (id, workspace_id, key, name, type, config, secrets)
-		VALUES (@id, @workspace, @key, @name, @type, @config::text::jsonb, @secrets)`
+		INSERT INTO destinations
+			(id, workspace_id, key, name, type, config, secrets, purposes, consent_mode, by_profile, linger, refresh_at)
+		VALUES (@id, @workspace, @key, @name, @type, @config::text::jsonb, @secrets, @purposes, @mode, @by_profile, @linger,
+			@refresh)`
 	var id int64
 	if err := s.db.QueryRow(ctx, next).Scan(&id); err != nil {
 		return Destination{}, nil, fmt.Errorf("create destination %q: %w", n.Key, err)
 	}
+	t := Target{ID: id, Workspace: workspace, Key: n.Key, Name: cmp.Or(n.Name, n.Key), Settings: settings}
+	limits := partner.Limits(t)
+	var refresh *time.Time
+	if _, ok := partner.(Refresher); ok {
+		refresh = new(time.Now()) // nobody knows how old the token is that came with it
+	}
 	_, err := s.db.Exec(ctx, insert, pgx.StrictNamedArgs{
-		"id": id, "workspace": workspace, "key": n.Key, "name": cmp.Or(n.Name, n.Key), "type": n.Type,
+		"id": id, "workspace": workspace, "key": n.Key, "name": t.Name, "type": n.Type,
 		"config": string(settings.Config), "secrets": s.ring.Seal(secretsOf(workspace, id), settings.Secrets),
+		"purposes": gate.purposes(), "mode": gate.mode(), "by_profile": limits.ByProfile, "linger": limits.Linger,
+		"refresh": refresh,
 	})
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) && refused.Code == uniqueViolation {
@@ -210,13 +235,15 @@ func (s *Store) List(ctx context.Context, workspace int32, after int64, limit in
 func (s *Store) list(ctx context.Context, workspace int32, after int64, limit int) ([]Destination, error) {
 	const query = `
 		SELECT id, workspace_id, key, name, type, config::text, secrets, status, status_reason,
-			CASE WHEN blocked_until > now() THEN blocked_until END, version, created_at, updated_at
+			CASE WHEN blocked_until > now() THEN blocked_until END, purposes, consent_mode, token_expires_at, version,
+			created_at, updated_at
 		FROM destinations
 		WHERE workspace_id = @workspace AND id > @after
 		ORDER BY id
 		LIMIT @limit`
 	const attached = `
-		SELECT destination_id, segment_id, filled, attached_at
+		SELECT destination_id, segment_id, filled, attached_at, audience, ready_at < 'infinity', audience_reason, matched,
+			matched_state, coalesce(matched_at, '0001-01-01 00:00:00Z')
 		FROM destination_segments
 		WHERE destination_id = ANY(@ids) AND attached
 		ORDER BY destination_id, segment_id`
@@ -227,15 +254,19 @@ func (s *Store) list(ctx context.Context, workspace int32, after int64, limit in
 			config  string
 			sealed  []byte
 			blocked *time.Time
+			expires *time.Time
 		)
 		err := row.Scan(&d.ID, &d.Workspace, &d.Key, &d.Name, &d.Type, &config, &sealed, &d.Status, &d.StatusReason,
-			&blocked, &d.Version, &d.CreatedAt, &d.UpdatedAt)
+			&blocked, &d.Consent.Purposes, &d.Consent.Mode, &expires, &d.Version, &d.CreatedAt, &d.UpdatedAt)
 		if err != nil {
 			return Destination{}, err
 		}
 		d.Config = jsontext.Value(config)
 		if blocked != nil {
 			d.BlockedUntil = *blocked
+		}
+		if expires != nil {
+			d.TokenExpires = *expires
 		}
 		secrets, err := s.ring.Open(secretsOf(d.Workspace, d.ID), sealed)
 		if p := s.partners[d.Type]; err == nil && p != nil {
@@ -256,7 +287,9 @@ func (s *Store) list(ctx context.Context, workspace int32, after int64, limit in
 		id int64
 		a  Attachment
 	)
-	_, err = pgx.ForEachRow(rows, []any{&id, &a.Segment, &a.Filled, &a.AttachedAt}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{
+		&id, &a.Segment, &a.Filled, &a.AttachedAt, &a.Audience, &a.Ready, &a.Waiting, &a.Matched, &a.State, &a.MatchedAt,
+	}, func() error {
 		list[index[id]].Segments = append(list[index[id]].Segments, a)
 		return nil
 	})
@@ -271,6 +304,7 @@ type Update struct {
 	Name    *string
 	Config  jsontext.Value
 	Secrets jsontext.Value
+	Consent *Gate
 	Version int64 // that the caller has seen; 0 if it does not care
 }
 
@@ -282,6 +316,14 @@ func (s *Store) Update(ctx context.Context, workspace int32, ref string, u Updat
 		return Destination{}, err
 	}
 	err = pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+		if u.Consent != nil {
+			if err := u.Consent.check(); err != nil {
+				return err
+			}
+			if err := lockConfig(ctx, tx); err != nil { // before the row: whoever attaches takes them in this order
+				return err
+			}
+		}
 		row, err := s.lock(ctx, tx, id)
 		if err != nil {
 			return err
@@ -304,6 +346,11 @@ func (s *Store) Update(ctx context.Context, workspace int32, ref string, u Updat
 				settings.Secrets = u.Secrets
 			}
 			if row.settings, err = row.partner.Prepare(settings); err != nil {
+				return err
+			}
+		}
+		if u.Consent != nil {
+			if err := s.setGate(ctx, tx, id, *u.Consent); err != nil {
 				return err
 			}
 		}
@@ -341,6 +388,24 @@ func (s *Store) RotateSecret(ctx context.Context, workspace int32, ref string) (
 		return nil, storeError(err, "rotate the secret of", ref)
 	}
 	return shown, nil
+}
+
+// setGate changes the consent that a destination asks for, and has everybody in its segments looked at again.
+func (s *Store) setGate(ctx context.Context, tx pgx.Tx, id int64, gate Gate) error {
+	const query = `
+		UPDATE destinations
+		SET purposes = @purposes, consent_mode = @mode
+		WHERE id = @id AND (purposes, consent_mode) IS DISTINCT FROM (@purposes::text[], @mode::text)`
+	const refill = `
+		UPDATE destination_segments
+		SET generation = nextval('destination_generation'), filled = false, fill_until = '-infinity'
+		WHERE destination_id = @id AND attached`
+	tag, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{"id": id, "purposes": gate.purposes(), "mode": gate.mode()})
+	if err != nil || tag.RowsAffected() == 0 {
+		return err
+	}
+	_, err = tx.Exec(ctx, refill, pgx.StrictNamedArgs{"id": id})
+	return err
 }
 
 // locked is a destination that a transaction is about to change.
@@ -386,11 +451,18 @@ func (s *Store) lock(ctx context.Context, tx pgx.Tx, id int64) (locked, error) {
 func (s *Store) save(ctx context.Context, tx pgx.Tx, row locked) error {
 	const query = `
 		UPDATE destinations
-		SET name = @name, config = @config::text::jsonb, secrets = @secrets, version = version + 1, updated_at = now()
+		SET name = @name, config = @config::text::jsonb, secrets = @secrets, secrets_version = secrets_version + 1,
+			refreshed_at = NULL, token_expires_at = NULL, refresh_at = CASE WHEN @refreshes THEN now() END, refresh_claim = NULL,
+			linger = @linger, version = version + 1, updated_at = now()
 		WHERE id = @id`
+	limits := row.partner.Limits(Target{
+		ID: row.id, Workspace: row.workspace, Key: row.key, Name: row.name, Settings: row.settings,
+	})
+	_, refreshes := row.partner.(Refresher)
 	_, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{
-		"id": row.id, "name": row.name, "config": string(row.settings.Config),
-		"secrets": s.ring.Seal(secretsOf(row.workspace, row.id), row.settings.Secrets),
+		"id": row.id, "name": row.name, "config": string(row.settings.Config), "linger": limits.Linger,
+		"refreshes": refreshes,
+		"secrets":   s.ring.Seal(secretsOf(row.workspace, row.id), row.settings.Secrets),
 	})
 	return err
 }
@@ -445,13 +517,23 @@ func (s *Store) setStatus(
 	return s.get(ctx, workspace, id)
 }
 
-// hasten makes due now what waits for its next attempt at a destination.
+// hasten makes due now what waits for its next attempt at a destination. What waits for an audience goes on waiting.
 func hasten(ctx context.Context, db database, lanes int, destination int64) error {
+	return hurry(ctx, db, lanes, pgx.StrictNamedArgs{"destination": destination, "segment": 0, "all": false})
+}
+
+// releaseWaiting makes due what waited for the audience of a segment.
+func releaseWaiting(ctx context.Context, db database, lanes int, destination, segment int64) error {
+	return hurry(ctx, db, lanes, pgx.StrictNamedArgs{"destination": destination, "segment": segment, "all": true})
+}
+
+func hurry(ctx context.Context, db database, lanes int, args pgx.StrictNamedArgs) error {
 	const query = `
 		WITH waiting AS (
 			SELECT segment_id, profile_id
 			FROM activations
-			WHERE lane = @lane AND destination_id = @destination AND status = 'pending' AND next_at > now()
+			WHERE lane = @lane AND destination_id = @destination AND (@segment = 0 OR segment_id = @segment)
+				AND status = 'pending' AND next_at > now() AND (@all OR next_at < 'infinity')
 			ORDER BY segment_id, profile_id
 			LIMIT @chunk
 			FOR UPDATE
@@ -462,9 +544,9 @@ func hasten(ctx context.Context, db database, lanes int, destination int64) erro
 		WHERE a.lane = @lane AND a.destination_id = @destination
 			AND a.segment_id = w.segment_id AND a.profile_id = w.profile_id`
 	for lane := range lanes {
-		_, err := inChunks(ctx, db, query, pgx.StrictNamedArgs{"lane": lane, "destination": destination})
-		if err != nil {
-			return fmt.Errorf("hasten what waits for destination %d: %w", destination, err)
+		args["lane"] = lane
+		if _, err := inChunks(ctx, db, query, args); err != nil {
+			return fmt.Errorf("hasten what waits for destination %v: %w", args["destination"], err)
 		}
 	}
 	return nil
@@ -496,56 +578,72 @@ type TestResult struct {
 	Latency time.Duration
 }
 
-// Test sends something to a destination that changes no audience, and waits for the answer.
+// Test sends something to a destination that changes no audience, and waits for the answer. A token that has ended is
+// refreshed.
 func (s *Store) Test(ctx context.Context, workspace int32, ref string) (TestResult, error) {
 	id, err := s.find(ctx, workspace, ref)
 	if err != nil {
 		return TestResult{}, err
 	}
-	t, partner, err := target(ctx, s.db, s.ring, s.partners, id)
+	t, err := target(ctx, s.db, s.ring, s.partners, id)
 	if err != nil {
 		return TestResult{}, storeError(err, "test", ref)
 	}
-	ctx, cancel := context.WithTimeout(ctx, partner.Limits(t).Timeout)
+	ctx, cancel := context.WithTimeout(ctx, t.partner.Limits(t.Target).Timeout)
 	defer cancel()
 	start := time.Now()
-	o := partner.Test(ctx, t)
+	o := t.partner.Test(ctx, t.Target)
+	if _, ok := t.partner.(Refresher); ok && o.Class == Refresh {
+		r := refresher{pool: s.pool, ring: s.ring, partners: s.partners}
+		if o = r.refresh(ctx, t); o.Class == OK {
+			if t, err = target(ctx, s.pool, s.ring, s.partners, id); err != nil {
+				return TestResult{}, storeError(err, "test", ref)
+			}
+			o = t.partner.Test(ctx, t.Target)
+		}
+	}
 	return TestResult{
 		OK: o.Class == OK, Outcome: string(o.Class), Status: o.Status, Reason: o.Reason, Excerpt: o.Excerpt,
 		Latency: time.Since(start),
 	}, nil
 }
 
-// target returns a destination as its partner needs it, and the partner.
-func target(
-	ctx context.Context, db database, ring *KeyRing, partners map[string]Partner, id int64,
-) (Target, Partner, error) {
+// served is a destination as the dispatcher needs it.
+type served struct {
+	Target
+	partner Partner
+	gate    Gate
+	version int64
+	secrets int64 // their version
+}
+
+// target returns a destination as its partner needs it.
+func target(ctx context.Context, db database, ring *KeyRing, partners map[string]Partner, id int64) (served, error) {
 	const query = `
-		SELECT workspace_id, key, name, type, config::text, secrets
+		SELECT workspace_id, key, name, type, config::text, secrets, purposes, consent_mode, version, secrets_version
 		FROM destinations
 		WHERE id = @id`
 	var (
-		t            = Target{ID: id}
+		t            = served{Target: Target{ID: id}}
 		kind, config string
 		sealed       []byte
 	)
-	err := db.QueryRow(ctx, query, pgx.StrictNamedArgs{"id": id}).
-		Scan(&t.Workspace, &t.Key, &t.Name, &kind, &config, &sealed)
+	err := db.QueryRow(ctx, query, pgx.StrictNamedArgs{"id": id}).Scan(
+		&t.Workspace, &t.Key, &t.Name, &kind, &config, &sealed, &t.gate.Purposes, &t.gate.Mode, &t.version, &t.secrets)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return Target{}, nil, ErrNotFound
+		return served{}, ErrNotFound
 	}
 	if err != nil {
-		return Target{}, nil, fmt.Errorf("read destination %d: %w", id, err)
+		return served{}, fmt.Errorf("read destination %d: %w", id, err)
 	}
-	partner := partners[kind]
-	if partner == nil {
-		return Target{}, nil, fmt.Errorf("destination %d is of type %q: %w", id, kind, ErrUnsupported)
+	if t.partner = partners[kind]; t.partner == nil {
+		return served{}, fmt.Errorf("destination %d is of type %q: %w", id, kind, ErrUnsupported)
 	}
 	t.Config = jsontext.Value(config)
 	if t.Secrets, err = ring.Open(secretsOf(t.Workspace, id), sealed); err != nil {
-		return Target{}, nil, err
+		return served{}, err
 	}
-	return t, partner, nil
+	return t, nil
 }
 
 // Delete forgets a destination and its ledger. It tells the partner nothing: detach its segments first, and wait until
@@ -585,6 +683,15 @@ func (s *Store) Delete(ctx context.Context, workspace int32, ref string) error {
 			FOR UPDATE
 		) d
 		WHERE a.lane = @lane AND a.destination_id = @id AND a.segment_id = d.segment_id AND a.profile_id = d.profile_id`,
+		`DELETE FROM holdings
+		WHERE lane = @lane AND destination_id = @id AND (segment_id, identifier) IN (
+			SELECT segment_id, identifier FROM holdings WHERE lane = @lane AND destination_id = @id LIMIT @chunk)`,
+		`DELETE FROM activation_receipts
+		WHERE lane = @lane AND id IN (
+			SELECT id FROM activation_receipts WHERE lane = @lane AND destination_id = @id LIMIT @chunk)`,
+		`DELETE FROM activation_mappings
+		WHERE lane = @lane AND destination_id = @id AND identifiers IN (
+			SELECT identifiers FROM activation_mappings WHERE lane = @lane AND destination_id = @id LIMIT @chunk)`,
 		`DELETE FROM activation_batches
 		WHERE lane = @lane AND id IN (
 			SELECT id FROM activation_batches WHERE lane = @lane AND destination_id = @id LIMIT @chunk)`,

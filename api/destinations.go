@@ -485,7 +485,7 @@ func getDestinationSummary(c *call) (answer, error) {
 		Parked  int64 `json:"parked"`
 		Failed  int64 `json:"failed"`
 		Drift   int64 `json:"drift"`
-	}(s))
+	}{s.Wanted, s.Sent, s.Unknown, s.Pending, s.Parked, s.Failed, s.Drift})
 }
 
 // about reads the filters by segment and by profile, both zero if not given.
