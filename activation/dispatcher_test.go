@@ -104,7 +104,7 @@ func TestRetriesFollowTheSchedule(t *testing.T) {
 			}
 			b.Dispatch(t, activation.DispatchConfig{})
 			b.Rest(t, "hook")
-			if diff := cmp.Diff(b.World.Members(vip), r.Members(vip)); diff != "" {
+			if diff := cmp.Diff(b.World.Members(vip), r.Members(theVIPs)); diff != "" {
 				t.Errorf("whom the receiver holds (-want +got):\n%s", diff)
 			}
 		})
@@ -138,7 +138,7 @@ func TestGoneDisables(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.Rest(t, "hook")
-	if diff := cmp.Diff(b.World.Members(vip), r.Members(vip)); diff != "" {
+	if diff := cmp.Diff(b.World.Members(vip), r.Members(theVIPs)); diff != "" {
 		t.Errorf("whom the receiver holds (-want +got):\n%s", diff)
 	}
 }
@@ -168,7 +168,7 @@ func TestDeadDestinationDelaysNobody(t *testing.T) {
 		start := time.Now()
 		b.Apply(t, c)
 		partnertest.Eventually(t, 5*time.Second, "a change arrives", func() bool {
-			return slices.Contains(healthy.Members(vip), c.Profile)
+			return slices.Contains(healthy.Members(theVIPs), c.Profile)
 		})
 		if took := time.Since(start); took > 2*time.Second {
 			t.Errorf("a change took %v to the healthy destination", took)
@@ -193,7 +193,7 @@ func TestRecoveryDoesNotWaitForTheSchedule(t *testing.T) {
 	}
 	r.Heal()
 	b.Rest(t, "hook")
-	if got, want := len(r.Members(vip)), 200; got != want {
+	if got, want := len(r.Members(theVIPs)), 200; got != want {
 		t.Errorf("the receiver holds %d people, want %d", got, want)
 	}
 }
@@ -221,7 +221,7 @@ func TestLeaseRunsOut(t *testing.T) {
 	b.Apply(t, change(1, false)) // must not settle: the receiver may hold the person, and does
 	b.Dispatch(t, activation.DispatchConfig{})
 	b.Rest(t, "hook")
-	if n := len(r.Members(vip)); n != 0 {
+	if n := len(r.Members(theVIPs)); n != 0 {
 		t.Errorf("the receiver holds %d people, want 0", n)
 	}
 	for _, v := range r.Violations() {
@@ -244,7 +244,7 @@ func TestAttachFills(t *testing.T) {
 	b.Rest(t, "late")
 	want := b.World.Members(vip)
 	for name, r := range map[string]*partnertest.Receiver{"hook": r, "late": late} {
-		if diff := cmp.Diff(want, r.Members(vip)); diff != "" {
+		if diff := cmp.Diff(want, r.Members(theVIPs)); diff != "" {
 			t.Errorf("whom %s holds (-want +got):\n%s", name, diff)
 		}
 		for _, v := range r.Violations() {
@@ -281,13 +281,13 @@ func TestProfileThatIsGone(t *testing.T) {
 	b.Apply(t, change(1, true), change(2, true)) // nobody knows 2
 	b.Dispatch(t, activation.DispatchConfig{})
 	sum := b.Rest(t, "hook")
-	if sum.Failed != 1 || len(r.Members(vip)) != 1 {
-		t.Errorf("%d failed and the receiver holds %d, want 1 and 1", sum.Failed, len(r.Members(vip)))
+	if sum.Failed != 1 || len(r.Members(theVIPs)) != 1 {
+		t.Errorf("%d failed and the receiver holds %d, want 1 and 1", sum.Failed, len(r.Members(theVIPs)))
 	}
 	b.World.Remove(partnertest.Profile(1))
 	b.Apply(t, change(1, false)) // who was erased can still be removed
 	b.Rest(t, "hook")
-	if n := len(r.Members(vip)); n != 0 {
+	if n := len(r.Members(theVIPs)); n != 0 {
 		t.Errorf("the receiver holds %d people, want 0", n)
 	}
 }

@@ -16,6 +16,8 @@ import (
 
 const vip = 7
 
+var theVIPs = partnertest.Audience{Segment: vip}
+
 // newBench returns a bench with a destination "hook" at a receiver, which hears of the segment vip.
 func newBench(t testing.TB) (*partnertest.Bench, *partnertest.Receiver) {
 	t.Helper()
@@ -209,7 +211,7 @@ func TestConverges(t *testing.T) {
 	b.Dispatch(t, activation.DispatchConfig{})
 	sum := b.Rest(t, "hook")
 	want := b.World.Members(vip)
-	if diff := cmp.Diff(want, r.Members(vip)); diff != "" {
+	if diff := cmp.Diff(want, r.Members(theVIPs)); diff != "" {
 		t.Errorf("whom the receiver holds (-want +got):\n%s", diff)
 	}
 	wantSum := activation.Summary{Wanted: int64(len(want)), Sent: int64(len(want))}

@@ -264,7 +264,7 @@ func TestBothSecretsSignDuringRotation(t *testing.T) {
 	b.Apply(t, change(1, true))
 	b.Dispatch(t, activation.DispatchConfig{})
 	b.Rest(t, "hook")
-	if len(r.Members(vip)) != 1 {
+	if len(r.Members(theVIPs)) != 1 {
 		t.Error("the message did not arrive")
 	}
 	for _, v := range r.Violations() {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -24,14 +25,26 @@ const Lanes = 4
 
 // Bench is an activation of its own: a database, a ledger, a store and dispatchers, and the world they need to know.
 type Bench struct {
-	Pool       *pgxpool.Pool
-	Ring       *activation.KeyRing
-	Ledger     *activation.Ledger
-	Store      *activation.Store
-	World      *World
-	Workspace  int32
-	Registry   *prometheus.Registry
-	dispatcher *activation.Dispatcher
+	Pool      *pgxpool.Pool
+	Ring      *activation.KeyRing
+	Ledger    *activation.Ledger
+	Store     *activation.Store
+	World     *World
+	Workspace int32
+	Registry  *prometheus.Registry
+
+	partners []activation.Partner
+
+	mu      sync.Mutex
+	running []*running
+	mortals []*running
+}
+
+// running is a dispatcher that runs, or one that follows it.
+type running struct {
+	cfg  activation.DispatchConfig
+	wake func()
+	stop func()
 }
 
 // NewBench returns a bench whose destinations may be at the given partners.
@@ -41,7 +54,7 @@ func NewBench(t testing.TB, partners ...activation.Partner) *Bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &Bench{Pool: pgtest.New(t), Ring: ring, Registry: prometheus.NewRegistry()}
+	b := &Bench{Pool: pgtest.New(t), Ring: ring, Registry: prometheus.NewRegistry(), partners: partners}
 	b.Ledger = activation.NewLedger(b.Registry)
 	b.Store = activation.NewStore(b.Pool, ring, Lanes, partners...)
 	const insert = `
@@ -81,36 +94,69 @@ func (b *Bench) Dispatch(t testing.TB, cfg activation.DispatchConfig) (stop func
 	if cfg.Lease == 0 {
 		cfg.Lease = 10 * time.Second
 	}
+	if cfg.Every == 0 {
+		cfg.Every = 50 * time.Millisecond
+	}
 	if cfg.Schedule == nil {
 		cfg.Schedule = slices.Repeat([]time.Duration{100 * time.Millisecond}, 50)
 	}
 	if cfg.Grace == 0 {
 		cfg.Grace = 100 * time.Millisecond
 	}
-	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	d, err := activation.NewDispatcher(cfg, b.Store, b.World, b.World, b.World, prometheus.NewRegistry(), log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.dispatcher = d
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	done := make(chan error, 1)
-	go func() { done <- d.Run(ctx) }()
+	r := &running{cfg: cfg}
+	b.start(t, r)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.running = append(b.running, r)
 	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Dispatcher.Run: %v", err)
-		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.running = slices.DeleteFunc(b.running, func(other *running) bool { return other == r })
+		r.stop()
 	})
 	t.Cleanup(stop)
 	return stop
 }
 
-// Apply makes changes true in the world and on the ledger, in one transaction for each lane, and wakes the dispatcher.
+func (b *Bench) start(t testing.TB, r *running) {
+	t.Helper()
+	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	d, err := activation.NewDispatcher(r.cfg, b.Store, b.World, b.World, b.World, prometheus.NewRegistry(), log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx) }()
+	r.wake, r.stop = d.Wake, func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Dispatcher.Run: %v", err)
+		}
+	}
+}
+
+// Person makes somebody known as p from now on, on the ledger and to the world, as a µbatch does when traits or consent
+// change.
+func (b *Bench) Person(t testing.TB, p activation.Person, messageID string) {
+	t.Helper()
+	b.World.Add(p)
+	var changes []activation.Change
+	for _, segment := range b.World.SegmentsOf(p.ID) {
+		changes = append(changes, activation.Change{Segment: segment, Profile: p.ID, Entered: true, MessageID: messageID})
+	}
+	b.Apply(t, changes...)
+}
+
+// Apply makes changes true in the world and on the ledger, in one transaction for each lane, and wakes the dispatcher. Who
+// enters does so with the consent that the world knows of.
 func (b *Bench) Apply(t testing.TB, changes ...activation.Change) {
 	t.Helper()
 	byLane := map[int][]activation.Change{}
 	for _, c := range changes {
+		if c.Entered && c.Consent == nil {
+			c.Consent = b.World.consent(c.Profile)
+		}
 		c.Workspace = b.Workspace
 		if c.At.IsZero() {
 			c.At = time.Now()
@@ -131,28 +177,189 @@ func (b *Bench) Apply(t testing.TB, changes ...activation.Change) {
 		}
 		b.World.apply(changes)
 	}
-	if b.dispatcher != nil {
-		b.dispatcher.Wake()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, r := range slices.Concat(b.running, b.mortals) {
+		r.wake()
 	}
 }
 
-// Rest waits until nothing of a destination is pending and returns its counts.
-func (b *Bench) Rest(t testing.TB, ref string) activation.Summary {
+// Warp has time pass for everything that waits at a destination, as if it had all been written down so much earlier. The
+// dispatchers that run are replaced by others, which remember nothing.
+func (b *Bench) Warp(t testing.TB, ref string, d time.Duration) {
 	t.Helper()
-	var sum activation.Summary
+	id := b.id(t, ref)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, r := range b.running {
+		r.stop()
+	}
+	for _, query := range []string{
+		`UPDATE activations SET next_at = next_at - @d::interval
+		WHERE destination_id = @id AND status = 'pending' AND next_at > now() AND next_at < 'infinity'`,
+		`UPDATE activations SET renew_at = renew_at - @d::interval WHERE destination_id = @id AND renew_at IS NOT NULL`,
+		`UPDATE activation_receipts
+		SET poll_at = poll_at - @d::interval, give_up_at = give_up_at - @d::interval
+		WHERE destination_id = @id AND poll_at IS NOT NULL`,
+		`UPDATE destinations
+		SET blocked_until = blocked_until - @d::interval, token_expires_at = token_expires_at - @d::interval,
+			refresh_at = refresh_at - @d::interval, refreshed_at = refreshed_at - @d::interval
+		WHERE id = @id`,
+		`UPDATE destination_segments
+		SET fill_until = fill_until - @d::interval, ready_at = ready_at - @d::interval, audience_at = audience_at - @d::interval, size_at = size_at - @d::interval
+		WHERE destination_id = @id`,
+	} {
+		if _, err := b.Pool.Exec(t.Context(), query, pgx.StrictNamedArgs{"id": id, "d": d}); err != nil {
+			t.Fatalf("have time pass: %v", err)
+		}
+	}
+	const accounts = `
+		UPDATE activation_accounts
+		SET next_at = next_at - @d::interval, blocked_until = blocked_until - @d::interval, slow_until = slow_until - @d::interval`
+	if _, err := b.Pool.Exec(t.Context(), accounts, pgx.StrictNamedArgs{"d": d}); err != nil {
+		t.Fatalf("have time pass: %v", err)
+	}
+	for _, r := range b.running {
+		b.start(t, r)
+	}
+}
+
+func (b *Bench) id(t testing.TB, ref string) int64 {
+	t.Helper()
+	d, err := b.Store.Get(t.Context(), b.Workspace, ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.ID
+}
+
+// Rest waits until nothing of a destination is pending and returns its counts.
+func (b *Bench) Rest(t testing.TB, ref string) (sum activation.Summary) {
+	t.Helper()
 	Eventually(t, 40*time.Second, "the ledger is at rest", func() bool {
-		var err error
-		if sum, err = b.Store.Summary(t.Context(), b.Workspace, ref, 0); err != nil {
-			t.Fatal(err)
-		}
-		d, err := b.Store.Get(t.Context(), b.Workspace, ref)
-		if err != nil {
-			t.Fatal(err)
-		}
-		filled := !slices.ContainsFunc(d.Segments, func(a activation.Attachment) bool { return !a.Filled })
-		return filled && sum.Pending == 0
+		done := false
+		sum, done = b.resting(t, ref)
+		return done
 	})
 	return sum
+}
+
+// resting tells whether nothing of a destination is under way.
+func (b *Bench) resting(t testing.TB, ref string) (sum activation.Summary, done bool) {
+	t.Helper()
+	sum, err := b.Store.Summary(t.Context(), b.Workspace, ref, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := b.Store.Get(t.Context(), b.Workspace, ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy := slices.ContainsFunc(d.Segments, func(a activation.Attachment) bool { return !a.Filled || !a.Ready })
+	return sum, !busy && sum.Pending == 0 && sum.Accepted == 0
+}
+
+// idle returns for how long there will be nothing to do for a destination but wait.
+func (b *Bench) idle(t testing.TB, ref string) time.Duration {
+	t.Helper()
+	const query = `
+		WITH next (at) AS (
+			SELECT min(next_at)
+			FROM activations
+			WHERE destination_id = @id AND status = 'pending' AND next_at < 'infinity'
+			UNION ALL
+			SELECT min(poll_at)
+			FROM activation_receipts
+			WHERE destination_id = @id AND poll_at IS NOT NULL
+			UNION ALL
+			SELECT min(CASE WHEN ready_at = 'infinity' THEN audience_at ELSE ready_at END)
+			FROM destination_segments
+			WHERE destination_id = @id AND attached AND ready_at > now()
+		), until (at) AS (
+			SELECT greatest(now(), (SELECT min(at) FROM next), d.blocked_until, (SELECT max(blocked_until) FROM activation_accounts),
+				CASE WHEN d.token_expires_at <= now() THEN d.refresh_at END)
+			FROM destinations d
+			WHERE d.id = @id AND d.status = 'active' AND EXISTS (SELECT FROM next WHERE at IS NOT NULL)
+		)
+		SELECT coalesce(extract(epoch FROM max(at) - now()), 0)::float8
+		FROM until
+		WHERE NOT EXISTS (SELECT FROM activations WHERE destination_id = @id AND status = 'claimed')`
+	var seconds float64
+	if err := b.Pool.QueryRow(t.Context(), query, pgx.StrictNamedArgs{"id": b.id(t, ref)}).Scan(&seconds); err != nil {
+		t.Fatalf("look for what waits: %v", err)
+	}
+	return time.Duration(seconds * float64(time.Second))
+}
+
+// renewed tells whether nobody is left who has to be sent again for the partner not to forget them.
+func (b *Bench) renewed(t testing.TB, ref string) (done bool) {
+	t.Helper()
+	const query = `SELECT NOT EXISTS (SELECT FROM activations WHERE destination_id = $1 AND renew_at <= now())`
+	if err := b.Pool.QueryRow(t.Context(), query, b.id(t, ref)).Scan(&done); err != nil {
+		t.Fatal(err)
+	}
+	return done
+}
+
+// waiting describes what is under way, for whoever wonders why it does not end.
+func (b *Bench) waiting(t testing.TB) (text string) {
+	t.Helper()
+	const query = `
+		SELECT concat_ws(' ', 'row', status, wanted, sent, reason, next_at - now(), count(*))
+		FROM activations
+		WHERE status NOT IN ('settled', 'unreachable')
+		GROUP BY status, wanted, sent, reason, next_at
+		UNION ALL
+		SELECT concat_ws(' ', 'batch', id, claim_token IS NOT NULL, lease_until - now(), tries, removing)
+		FROM activation_batches
+		UNION ALL
+		SELECT concat_ws(' ', 'receipt', id, poll_at - now(), polls, claim_token IS NOT NULL)
+		FROM activation_receipts
+		WHERE poll_at IS NOT NULL
+		UNION ALL
+		SELECT concat_ws(' ', 'destination', status, status_reason, blocked_until, token_expires_at - now(), refresh_at - now(), refresh_until)
+		FROM destinations
+		UNION ALL
+		SELECT concat_ws(' ', 'attachment', attached, filled, ready_at, audience_at, audience_reason)
+		FROM destination_segments`
+	rows, _ := b.Pool.Query(t.Context(), query)
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Error(err)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// checkHoldings holds what is counted of identifiers at partners to what the rows of the ledger say. It is for when nothing
+// is under way. What marks an identifier may be a message that nobody needs any more, and that is swept up in a while.
+func (b *Bench) checkHoldings(t testing.TB) {
+	t.Helper()
+	const query = `
+		SELECT count(*)
+		FROM (
+			SELECT a.destination_id, a.segment_id,
+				encode(substring(sha256(convert_to(i.value ->> 'kind', 'UTF8') || '\x00'::bytea || convert_to(i.value ->> 'value', 'UTF8')) FROM 1 FOR 16), 'hex')::uuid AS identifier,
+				count(*) AS holders
+			FROM activations a
+			CROSS JOIN LATERAL jsonb_array_elements(a.sent_identifiers -> 'ids') AS i (value)
+			GROUP BY 1, 2, 3
+		) c
+		FULL JOIN holdings h USING (destination_id, segment_id, identifier)
+		WHERE c.holders IS DISTINCT FROM h.holders
+			OR h.removing IS NOT NULL AND NOT EXISTS (SELECT FROM activation_batches WHERE id = h.removing)`
+	var wrong int
+	if err := b.Pool.QueryRow(t.Context(), query).Scan(&wrong); err != nil {
+		t.Fatalf("check holdings: %v", err)
+	}
+	if wrong > 0 {
+		t.Errorf("%d holdings are not as the ledger has them", wrong)
+	}
+}
+
+// dryRun asks what would be sent about a segment.
+func (b *Bench) dryRun(t testing.TB, ref string, segment int64) (activation.DryRun, error) {
+	t.Helper()
+	return b.Store.DryRun(t.Context(), b.Workspace, ref, segment, b.World, b.World)
 }
 
 // Eventually fails the test unless a condition comes true in time.
@@ -187,6 +394,47 @@ func (w *World) Remove(id activation.ProfileID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.people, id)
+}
+
+// SegmentsOf returns the segments that somebody is in.
+func (w *World) SegmentsOf(id activation.ProfileID) (segments []int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for segment, in := range w.in {
+		if in[id] {
+			segments = append(segments, segment)
+		}
+	}
+	slices.Sort(segments)
+	return segments
+}
+
+func (w *World) everybody() (all []activation.Person) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range w.people {
+		all = append(all, p)
+	}
+	return all
+}
+
+func (w *World) consent(id activation.ProfileID) map[string]bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.people[id].Consent
+}
+
+// Wanted returns those members of a segment who have given the consent that a destination asks for, sorted.
+func (w *World) Wanted(segment int64, gate activation.Gate) (wanted []activation.Person) {
+	for _, id := range w.Members(segment) {
+		w.mu.Lock()
+		p, known := w.people[id]
+		w.mu.Unlock()
+		if known && gate.Allows(p.Consent) {
+			wanted = append(wanted, p)
+		}
+	}
+	return wanted
 }
 
 func (w *World) apply(changes []activation.Change) {
@@ -233,7 +481,7 @@ func (w *World) People(
 func (w *World) SegmentInfo(_ context.Context, _ int32, ids []int64) (map[int64]activation.Segment, error) {
 	found := map[int64]activation.Segment{}
 	for _, id := range ids {
-		found[id] = activation.Segment{ID: id, Key: "big-spenders", Name: "Big spenders"}
+		found[id] = Segment(id)
 	}
 	return found, nil
 }
@@ -250,6 +498,11 @@ func (w *World) EachMember(_ context.Context, _ int32, segment int64, fn func(la
 		}
 	}
 	return nil
+}
+
+// Segment returns how a segment is called.
+func Segment(id int64) activation.Segment {
+	return activation.Segment{ID: id, Key: "big-spenders", Name: "Big spenders"}
 }
 
 // Lane returns the lane of a profile.

@@ -16,14 +16,19 @@ type Fault struct {
 	Times int  // how often; 1 if 0
 	Apply bool // the request takes effect all the same
 
+	// Match tells which requests it happens to: those that change an audience if nil. See [Faults.Changes].
+	Match func(*http.Request) bool
+
 	// What is answered. Nothing but the status is needed.
 	Status int
 	Header http.Header
 	Body   string
 
 	Delay    time.Duration // before the answer
+	Late     bool          // nothing is wrong but that it takes effect only after Delay
 	Wait     time.Duration // asked for with Retry-After, in seconds
 	WaitDate bool          // asked for as a date instead
+	Silent   bool          // asked for in Body or Header, as the partner does, and not with Retry-After
 	Close    bool          // close without reading the request
 	Reset    bool          // read the request, then reset the connection
 	Cut      bool          // reset the connection in the middle of the answer
@@ -43,7 +48,25 @@ type Faults struct {
 	notBefore  time.Time
 	trap       string
 	skew       time.Duration
+	ahead      time.Duration
+	changes    func(*http.Request) bool
 	wrote      int64
+}
+
+// Changes tells which requests change an audience: all, unless this is called. Others, such as for tokens, audiences or what
+// became of a message, meet no faults but those that match them.
+func (s *Faults) Changes(are func(*http.Request) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changes = are
+}
+
+// Advance has time pass: for tokens, rate windows, waits that were asked for, memberships that end. See [Faults.Steady].
+func (s *Faults) Advance(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ahead += d
+	s.notBefore = s.notBefore.Add(-d)
 }
 
 // Script makes faults happen to the next requests.
@@ -91,11 +114,18 @@ func (s *Faults) Requests() int {
 	return s.requests
 }
 
-// Now is the time by the fake's clock.
+// Now is the time by the fake's wall clock, which may be off.
 func (s *Faults) Now() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return time.Now().Add(s.skew)
+}
+
+// Steady is the time by a clock that is never off, and that [Faults.Advance] moves on: for what the fake measures.
+func (s *Faults) Steady() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Now().Add(s.ahead)
 }
 
 // Skewed tells whether the fake's clock is off, so that it must not hold what follows from that against anybody.
@@ -106,21 +136,25 @@ func (s *Faults) Skewed() bool {
 }
 
 // underway is how long after an answer requests may come that were sent before it was read.
-const underway = 400 * time.Millisecond
+const underway = time.Second
 
-func (s *Faults) next() (f Fault, ok bool) {
+func (s *Faults) next(r *http.Request) (f Fault, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.requests++
 	if time.Now().Before(s.notBefore) && time.Since(s.told) > underway {
 		s.violations = append(s.violations,
-			fmt.Sprintf("a request came %v before Retry-After was over", time.Until(s.notBefore).Round(time.Millisecond)))
+			fmt.Sprintf("a request came %v before it was allowed to", time.Until(s.notBefore).Round(time.Millisecond)))
 	}
 	s.skew = 0
+	changes := s.changes == nil || s.changes(r)
 	if len(s.faults) == 0 {
 		return Fault{}, false
 	}
 	f = s.faults[0]
+	if f.Match != nil && !f.Match(r) || f.Match == nil && !changes {
+		return Fault{}, false
+	}
 	if s.faults[0].Times = max(f.Times, 1) - 1; s.faults[0].Times == 0 {
 		s.faults = s.faults[1:]
 	}
@@ -128,9 +162,16 @@ func (s *Faults) next() (f Fault, ok bool) {
 	return f, true
 }
 
+// NotBefore says that the partner has asked, in words of its own, that nothing be sent for a while.
+func (s *Faults) NotBefore(wait time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.told, s.notBefore = time.Now(), time.Now().Add(wait)
+}
+
 // Serve answers a request as the script says, and as partner does where it says nothing.
 func (s *Faults) Serve(w http.ResponseWriter, r *http.Request, partner http.Handler) {
-	f, ok := s.next()
+	f, ok := s.next(r)
 	if f.Close {
 		abort(w)
 		return
@@ -145,9 +186,15 @@ func (s *Faults) Serve(w http.ResponseWriter, r *http.Request, partner http.Hand
 		partner.ServeHTTP(w, r)
 		return
 	}
+	if f.Late {
+		time.Sleep(f.Delay)
+		partner.ServeHTTP(w, r)
+		return
+	}
 	if f.Apply {
 		answer := &discard{header: http.Header{}}
-		if partner.ServeHTTP(answer, r); answer.status >= 300 {
+		// A token may have ended in the meantime, as always.
+		if partner.ServeHTTP(answer, r); answer.status >= 300 && answer.status != http.StatusUnauthorized {
 			s.Violate("a request that was to be applied was refused with %d", answer.status)
 		}
 	}
@@ -167,7 +214,9 @@ func (s *Faults) answer(w http.ResponseWriter, r *http.Request, f Fault) {
 	for name, values := range f.Header {
 		w.Header()[name] = values
 	}
-	if f.Wait > 0 {
+	if f.Wait > 0 && f.Silent {
+		s.NotBefore(f.Wait)
+	} else if f.Wait > 0 {
 		at := time.Now().Add(f.Wait)
 		w.Header().Set("Retry-After", strconv.Itoa(int(f.Wait.Seconds())))
 		if f.WaitDate {

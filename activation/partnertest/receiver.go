@@ -141,12 +141,18 @@ func (r *Receiver) Tests() int {
 	return r.tests
 }
 
+// Words implements [Fake]: a receiver has no words of its own.
+func (r *Receiver) Words() Words { return Words{} }
+
+// Leftovers implements [Fake]. A receiver knows people by our ids, which are nobody else's.
+func (r *Receiver) Leftovers(Audience) []string { return nil }
+
 // Members implements [Fake].
-func (r *Receiver) Members(segment int64) []activation.ProfileID {
+func (r *Receiver) Members(a Audience) []activation.ProfileID {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	set := map[activation.ProfileID]bool{}
-	for text := range r.members["seg_"+strconv.FormatInt(segment, 10)] {
+	for text := range r.members["seg_"+strconv.FormatInt(a.Segment, 10)] {
 		b, err := hex.DecodeString(strings.TrimPrefix(text, "p_"))
 		if err != nil || len(b) != 16 {
 			r.Violate("profile_id is %q", text)
