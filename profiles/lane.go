@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/mubatch/mubatch/activation"
 )
 
 // ErrFenced says that somebody else advanced the lane, or owns it now: nothing was written. The lane is to be opened
@@ -379,20 +377,4 @@ func (l *Lane) SetRunID(ctx context.Context, runID string) error {
 	}
 	l.runID = runID
 	return nil
-}
-
-func changes(transitions []Transition) []activation.Change {
-	out := make([]activation.Change, len(transitions))
-	for i, t := range transitions {
-		out[i] = activation.Change{
-			Workspace: t.Workspace,
-			Segment:   t.Segment,
-			Profile:   activation.ProfileID(t.Profile),
-			Entered:   t.Entered,
-			At:        time.UnixMilli(t.At).UTC(),
-			Cause:     t.Cause.Kind,
-			MessageID: t.Cause.MessageID,
-		}
-	}
-	return out
 }

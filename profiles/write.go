@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// write stores what a step decided, in one round trip, and hands the transitions to activation. Rows are written in key
+// write stores what a step decided, in one round trip, and hands what partners must hear of to activation. Rows are written in key
 // order.
 func (l *Lane) write(ctx context.Context, tx pgx.Tx, w work, out *Outcome, t *tally) error {
 	batch := &pgx.Batch{}
@@ -30,10 +30,11 @@ func (l *Lane) write(ctx context.Context, tx pgx.Tx, w work, out *Outcome, t *ta
 			return fmt.Errorf("write state of lane %d: %w", l.number, err)
 		}
 	}
-	if len(out.Transitions) == 0 {
+	changes := changes(out, w.now)
+	if len(changes) == 0 {
 		return nil
 	}
-	n, err := l.store.activation.Enqueue(ctx, tx, l.number, changes(out.Transitions))
+	n, err := l.store.activation.Enqueue(ctx, tx, l.number, changes)
 	if err != nil {
 		return fmt.Errorf("enqueue activations of lane %d: %w", l.number, err)
 	}
