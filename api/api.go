@@ -9,6 +9,7 @@
 package api
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"time"
@@ -29,6 +30,7 @@ type Config struct {
 	Pool         *pgxpool.Pool
 	Lanes        int // as many as the installation has
 	Destinations *activation.Store
+	Identities   Identities
 	Replayer     Replayer
 	Committer    Committer
 	Checks       []Check      // of /readyz
@@ -38,6 +40,11 @@ type Config struct {
 
 	Stopping  <-chan struct{} // closed when the server is about to stop: live feeds end then. nil: it never does
 	Heartbeat time.Duration   // of live feeds in which nothing happens: 15 s
+}
+
+// Identities tells what partners may be told of people, as *profiles.Store does.
+type Identities interface {
+	People(ctx context.Context, lane int, workspace int32, ids [][16]byte) (map[[16]byte]activation.Person, error)
 }
 
 // API is the management API.
@@ -62,6 +69,7 @@ type stores struct {
 	sources      *collector.SourceStore
 	destinations *activation.Store
 	audit        *AuditLog
+	identities   Identities
 	replayer     Replayer
 	committer    Committer
 }
@@ -151,11 +159,15 @@ var routes = []route{
 	{method: "DELETE", pattern: "/destinations/{destination}", scope: Write, handle: deleteDestination},
 	{method: "PUT", pattern: "/destinations/{destination}/segments/{segment}", scope: Write, handle: attachSegment},
 	{method: "DELETE", pattern: "/destinations/{destination}/segments/{segment}", scope: Write, handle: detachSegment},
+	{method: "PUT", pattern: "/destinations/{destination}/segments/{segment}/audience", scope: Write, handle: setAudience},
 	{method: "POST", pattern: "/destinations/{destination}/pause", scope: Write, handle: pauseDestination},
 	{method: "POST", pattern: "/destinations/{destination}/resume", scope: Write, handle: resumeDestination},
 	{method: "POST", pattern: "/destinations/{destination}/test", scope: Write, handle: testDestination, changesNothing: true},
 	{method: "POST", pattern: "/destinations/{destination}/rotate_secret", scope: Write, handle: rotateSecret},
 	{method: "POST", pattern: "/destinations/{destination}/replay", scope: Write, handle: replayDestination},
+	{method: "POST", pattern: "/destinations/{destination}/resync", scope: Write, handle: resyncDestination},
+	{method: "POST", pattern: "/destinations/{destination}/dry_run", scope: Write, handle: dryRunDestination, changesNothing: true},
+	{method: "GET", pattern: "/destinations/{destination}/failures", scope: Read, handle: listFailures},
 	{method: "GET", pattern: "/destinations/{destination}/summary", scope: Read, handle: getDestinationSummary},
 	{method: "GET", pattern: "/destinations/{destination}/activations", scope: Read, handle: listActivations},
 	{method: "GET", pattern: "/destinations/{destination}/deliveries", scope: Read, handle: listDeliveries},
@@ -176,7 +188,8 @@ var routes = []route{
 // with its scope; one that names none admits nobody.
 func New(cfg Config) chi.Router {
 	s := stores{
-		pool: cfg.Pool, lanes: cfg.Lanes, destinations: cfg.Destinations, replayer: cfg.Replayer, committer: cfg.Committer,
+		pool: cfg.Pool, lanes: cfg.Lanes, destinations: cfg.Destinations, identities: cfg.Identities,
+		replayer: cfg.Replayer, committer: cfg.Committer,
 	}.in(cfg.Pool)
 	a := &API{pool: cfg.Pool, stores: s, guard: newGuard(s.keys), live: newLiveFeeds(s.people, cfg), log: cfg.Log}
 

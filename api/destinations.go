@@ -2,6 +2,7 @@ package api
 
 import (
 	"errors"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -25,9 +26,11 @@ type destinationJSON struct {
 	Type         string            `json:"type"`
 	Config       jsontext.Value    `json:"config"`
 	Secrets      map[string]string `json:"secrets"`
+	Consent      activation.Gate   `json:"consent"`
 	Status       activation.Status `json:"status"`
 	StatusReason string            `json:"status_reason"`
 	BlockedUntil *timestamp        `json:"blocked_until"`
+	TokenExpires *timestamp        `json:"token_expires_at"`
 	Segments     []attachmentJSON  `json:"segments"`
 	Revision     int64             `json:"revision"`
 	CreatedAt    timestamp         `json:"created_at"`
@@ -35,22 +38,35 @@ type destinationJSON struct {
 }
 
 type attachmentJSON struct {
-	SegmentID  string    `json:"segment_id"`
-	SegmentKey *string   `json:"segment_key"`
-	Filled     bool      `json:"filled"`
-	AttachedAt timestamp `json:"attached_at"`
+	SegmentID  string     `json:"segment_id"`
+	SegmentKey *string    `json:"segment_key"`
+	Filled     bool       `json:"filled"`
+	AttachedAt timestamp  `json:"attached_at"`
+	Audience   *string    `json:"audience"`
+	Ready      bool       `json:"ready"`
+	WaitingFor string     `json:"waiting_for"`
+	Matched    *int64     `json:"matched"`
+	State      string     `json:"audience_state"`
+	MatchedAt  *timestamp `json:"matched_at"`
 }
 
 func showDestination(d activation.Destination, names map[int64]activation.Segment) destinationJSON {
 	out := destinationJSON{
 		ID: formatID(destinationID, d.ID), Key: d.Key, Name: d.Name, Type: d.Type, Config: d.Config, Secrets: d.Secrets,
-		Status: d.Status, StatusReason: d.StatusReason, BlockedUntil: unlessZero(d.BlockedUntil), Revision: d.Version,
+		Consent: d.Consent, Status: d.Status, StatusReason: d.StatusReason, BlockedUntil: unlessZero(d.BlockedUntil),
+		TokenExpires: unlessZero(d.TokenExpires), Revision: d.Version,
 		CreatedAt: timestamp(d.CreatedAt), UpdatedAt: timestamp(d.UpdatedAt),
 	}
 	for _, a := range d.Segments {
-		out.Segments = append(out.Segments, attachmentJSON{
-			formatID(segmentID, a.Segment), keyOf(names, a.Segment), a.Filled, timestamp(a.AttachedAt),
-		})
+		shown := attachmentJSON{
+			SegmentID: formatID(segmentID, a.Segment), SegmentKey: keyOf(names, a.Segment), Filled: a.Filled,
+			AttachedAt: timestamp(a.AttachedAt), Ready: a.Ready, WaitingFor: a.Waiting, Matched: a.Matched, State: a.State,
+			MatchedAt: unlessZero(a.MatchedAt),
+		}
+		if a.Audience != "" {
+			shown.Audience = &a.Audience
+		}
+		out.Segments = append(out.Segments, shown)
 	}
 	return out
 }
@@ -162,6 +178,7 @@ func createDestination(c *call) (answer, error) {
 		Type     string         `json:"type" validate:"required,max=63"`
 		Config   jsontext.Value `json:"config" validate:"required"`
 		Secrets  jsontext.Value `json:"secrets"`
+		Consent  *gateJSON      `json:"consent"`
 		Segments []string       `json:"segments" validate:"max=100"`
 	}
 	if err := c.decode(&in); err != nil {
@@ -178,6 +195,7 @@ func createDestination(c *call) (answer, error) {
 		}
 		d, secrets, err := inTx.destinations.Create(c.Context(), c.workspace(), activation.NewDestination{
 			Key: in.Key, Name: in.Name, Type: in.Type, Settings: activation.Settings{Config: in.Config, Secrets: in.Secrets},
+			Consent: in.Consent.gate(),
 		})
 		if err != nil {
 			return err
@@ -205,6 +223,19 @@ func createDestination(c *call) (answer, error) {
 	ans, err := reply(http.StatusCreated, made)
 	ans.ETag = etag(revision)
 	return ans, err
+}
+
+// gateJSON is the consent that somebody wants a destination to ask for.
+type gateJSON struct {
+	Purposes []string `json:"purposes" validate:"required,max=20"`
+	Mode     string   `json:"mode"`
+}
+
+func (g *gateJSON) gate() *activation.Gate {
+	if g == nil {
+		return nil
+	}
+	return &activation.Gate{Purposes: g.Purposes, Mode: activation.ConsentMode(g.Mode)}
 }
 
 // inTheClear returns those of the secrets that are texts.
@@ -236,6 +267,7 @@ func updateDestination(c *call) (answer, error) {
 		Name     *string        `json:"name" validate:"omitnil,min=1,max=200"`
 		Config   jsontext.Value `json:"config"`
 		Secrets  jsontext.Value `json:"secrets"`
+		Consent  *gateJSON      `json:"consent"`
 		Segments *[]string      `json:"segments" validate:"omitnil,max=100"`
 	}
 	if err := c.decode(&in); err != nil {
@@ -254,7 +286,7 @@ func updateDestination(c *call) (answer, error) {
 		inTx := *c
 		inTx.stores = c.in(tx)
 		d, err = inTx.destinations.Update(c.Context(), c.workspace(), ref, activation.Update{
-			Name: in.Name, Config: in.Config, Secrets: in.Secrets, Version: int64(revision),
+			Name: in.Name, Config: in.Config, Secrets: in.Secrets, Consent: in.Consent.gate(), Version: int64(revision),
 		})
 		if err != nil || in.Segments == nil {
 			return err
@@ -349,6 +381,28 @@ func detachSegment(c *call) (answer, error) {
 	return c.replyDestination(http.StatusOK, d, err)
 }
 
+func setAudience(c *call) (answer, error) {
+	var in struct {
+		Audience string `json:"audience" validate:"required,max=200"`
+	}
+	_, ref, err := c.destination()
+	if err != nil {
+		return answer{}, err
+	}
+	s, err := c.segment(c.param("segment"))
+	if err != nil {
+		return answer{}, err
+	}
+	if err := c.decode(&in); err != nil {
+		return answer{}, err
+	}
+	if err := c.destinations.SetAudience(c.Context(), c.workspace(), ref, s.ID, in.Audience); err != nil {
+		return answer{}, err
+	}
+	d, err := c.destinations.Get(c.Context(), c.workspace(), ref)
+	return c.replyDestination(http.StatusOK, d, err)
+}
+
 func pauseDestination(c *call) (answer, error) {
 	var in struct {
 		Reason string `json:"reason" validate:"max=200"`
@@ -390,14 +444,142 @@ func testDestination(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return reply(http.StatusOK, struct {
-		OK         bool    `json:"ok"`
-		Outcome    string  `json:"outcome"`
-		HTTPStatus int     `json:"http_status"`
-		Reason     string  `json:"reason"`
-		Excerpt    string  `json:"excerpt"`
-		LatencyMS  float64 `json:"latency_ms"`
-	}{t.OK, t.Outcome, t.Status, t.Reason, t.Excerpt, float64(t.Latency.Microseconds()) / 1000})
+	return reply(http.StatusOK, showTest(t))
+}
+
+type testJSON struct {
+	OK         bool    `json:"ok"`
+	Outcome    string  `json:"outcome"`
+	HTTPStatus int     `json:"http_status"`
+	Reason     string  `json:"reason"`
+	Excerpt    string  `json:"excerpt"`
+	LatencyMS  float64 `json:"latency_ms"`
+}
+
+func showTest(t activation.TestResult) testJSON {
+	return testJSON{t.OK, t.Outcome, t.Status, t.Reason, t.Excerpt, float64(t.Latency.Microseconds()) / 1000}
+}
+
+func dryRunDestination(c *call) (answer, error) {
+	var in struct {
+		Segment string `json:"segment" validate:"required"`
+	}
+	_, ref, err := c.destination()
+	if err != nil {
+		return answer{}, err
+	}
+	if err := c.decode(&in); err != nil {
+		return answer{}, err
+	}
+	s, err := c.segmentOfBody(in.Segment)
+	if err != nil {
+		return answer{}, err
+	}
+	run, err := c.destinations.DryRun(c.Context(), c.workspace(), ref, s.ID, c.identities, c.segments)
+	if errors.Is(err, activation.ErrNotFound) {
+		return answer{}, invalid(problem.FieldError{Pointer: "#/segment", Code: "not_attached", Detail: "is not attached to this destination"})
+	}
+	if err != nil {
+		return answer{}, err
+	}
+	type draftJSON struct {
+		Method  string            `json:"method"`
+		URL     string            `json:"url"`
+		Headers map[string]string `json:"headers"`
+		Body    string            `json:"body"`
+	}
+	out := struct {
+		Members     int         `json:"members"`
+		Unreachable int         `json:"unreachable"`
+		Denied      int         `json:"denied"`
+		Requests    []draftJSON `json:"requests"`
+		Validated   *testJSON   `json:"validated"`
+	}{Members: run.Members, Unreachable: run.Unreachable, Denied: run.Denied, Requests: []draftJSON{}}
+	for _, d := range run.Requests {
+		shown := draftJSON{d.Method, d.URL, map[string]string{}, string(d.Body)}
+		for name, values := range d.Header {
+			shown.Headers[name] = strings.Join(values, ", ")
+		}
+		out.Requests = append(out.Requests, shown)
+	}
+	if run.Validated != nil {
+		out.Validated = new(showTest(*run.Validated))
+	}
+	return reply(http.StatusOK, out)
+}
+
+// segmentOfBody returns the segment that a member of the body names.
+func (c *call) segmentOfBody(ref string) (profiles.StoredSegment, error) {
+	s, err := c.segment(ref)
+	if missing(err) {
+		return s, invalid(problem.FieldError{Pointer: "#/segment", Code: "not_found", Detail: "is not a segment of this workspace"})
+	}
+	return s, err
+}
+
+func resyncDestination(c *call) (answer, error) {
+	var in struct {
+		Segment *string `json:"segment"`
+	}
+	if len(c.body) > 0 {
+		if err := c.decode(&in); err != nil {
+			return answer{}, err
+		}
+	}
+	_, ref, err := c.destination()
+	if err != nil {
+		return answer{}, err
+	}
+	r := activation.Replay{Everything: true}
+	if in.Segment != nil {
+		s, err := c.segmentOfBody(*in.Segment)
+		if err != nil {
+			return answer{}, err
+		}
+		r.Segment = s.ID
+	}
+	return c.replay(ref, r)
+}
+
+func (c *call) replay(ref string, r activation.Replay) (answer, error) {
+	n, err := c.destinations.Replay(c.Context(), c.workspace(), ref, r)
+	if err != nil {
+		return answer{}, err
+	}
+	return reply(http.StatusAccepted, struct {
+		Replayed int64 `json:"replayed"`
+	}{n})
+}
+
+func listFailures(c *call) (answer, error) {
+	limit, q, err := c.paging(new(int64), "segment")
+	if err != nil {
+		return answer{}, err
+	}
+	_, ref, err := c.destination()
+	if err != nil {
+		return answer{}, err
+	}
+	segment, _, err := c.about(q)
+	if err != nil {
+		return answer{}, err
+	}
+	found, err := c.destinations.Failures(c.Context(), c.workspace(), ref, segment, limit)
+	if err != nil {
+		return answer{}, err
+	}
+	type failureJSON struct {
+		SegmentID string    `json:"segment_id"`
+		Status    string    `json:"status"`
+		Reason    string    `json:"reason"`
+		Count     int64     `json:"count"`
+		LastAt    timestamp `json:"last_at"`
+	}
+	p := page[failureJSON]{Data: []failureJSON{}}
+	for _, f := range found {
+		p.Data = append(p.Data, failureJSON{formatID(segmentID, f.Segment), f.Status, f.Reason, f.Count, timestamp(f.Last)})
+	}
+	return reply(http.StatusOK, p)
 }
 
 func rotateSecret(c *call) (answer, error) {
@@ -442,22 +624,13 @@ func replayDestination(c *call) (answer, error) {
 		r.From, r.To = *in.From, *in.To
 	}
 	if in.Segment != nil {
-		s, err := c.segment(*in.Segment)
-		if missing(err) {
-			return answer{}, invalid(problem.FieldError{Pointer: "#/segment", Code: "not_found", Detail: "is not a segment of this workspace"})
-		}
+		s, err := c.segmentOfBody(*in.Segment)
 		if err != nil {
 			return answer{}, err
 		}
 		r.Segment = s.ID
 	}
-	n, err := c.destinations.Replay(c.Context(), c.workspace(), ref, r)
-	if err != nil {
-		return answer{}, err
-	}
-	return reply(http.StatusAccepted, struct {
-		Replayed int64 `json:"replayed"`
-	}{n})
+	return c.replay(ref, r)
 }
 
 func getDestinationSummary(c *call) (answer, error) {
@@ -477,15 +650,44 @@ func getDestinationSummary(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return reply(http.StatusOK, struct {
-		Wanted  int64 `json:"wanted"`
-		Sent    int64 `json:"sent"`
-		Unknown int64 `json:"unknown"`
-		Pending int64 `json:"pending"`
-		Parked  int64 `json:"parked"`
-		Failed  int64 `json:"failed"`
-		Drift   int64 `json:"drift"`
-	}{s.Wanted, s.Sent, s.Unknown, s.Pending, s.Parked, s.Failed, s.Drift})
+	out := struct {
+		summaryJSON
+		Segments []segmentSummaryJSON `json:"segments,omitempty"`
+	}{summaryJSON: summaryJSON(s)}
+	if segment == 0 {
+		each, err := c.destinations.Summaries(c.Context(), c.workspace(), ref)
+		if err != nil {
+			return answer{}, err
+		}
+		ids := slices.Sorted(maps.Keys(each))
+		names, err := c.segments.SegmentInfo(c.Context(), c.workspace(), ids)
+		if err != nil {
+			return answer{}, err
+		}
+		for _, id := range ids {
+			out.Segments = append(out.Segments, segmentSummaryJSON{formatID(segmentID, id), keyOf(names, id), summaryJSON(each[id])})
+		}
+	}
+	return reply(http.StatusOK, out)
+}
+
+type segmentSummaryJSON struct {
+	SegmentID  string  `json:"segment_id"`
+	SegmentKey *string `json:"segment_key"`
+	summaryJSON
+}
+
+type summaryJSON struct {
+	Wanted      int64 `json:"wanted"`
+	Sent        int64 `json:"sent"`
+	Accepted    int64 `json:"accepted"`
+	Unknown     int64 `json:"unknown"`
+	Pending     int64 `json:"pending"`
+	Unreachable int64 `json:"unreachable"`
+	Parked      int64 `json:"parked"`
+	Failed      int64 `json:"failed"`
+	Denied      int64 `json:"denied"`
+	Drift       int64 `json:"drift"`
 }
 
 // about reads the filters by segment and by profile, both zero if not given.
@@ -580,6 +782,8 @@ type activationJSON struct {
 	SegmentID string       `json:"segment_id"`
 	ProfileID profiles.Key `json:"profile_id"`
 	Wanted    bool         `json:"wanted"`
+	Member    bool         `json:"member"`
+	Allowed   bool         `json:"allowed"`
 	Sent      *bool        `json:"sent"`
 	Version   int64        `json:"version"`
 	Status    string       `json:"status"`
@@ -593,7 +797,8 @@ type activationJSON struct {
 
 func showActivation(s activation.State) activationJSON {
 	out := activationJSON{
-		SegmentID: formatID(segmentID, s.Segment), ProfileID: s.Profile, Wanted: s.Wanted, Sent: s.Sent, Version: s.Version,
+		SegmentID: formatID(segmentID, s.Segment), ProfileID: s.Profile, Wanted: s.Wanted, Member: s.Member,
+		Allowed: s.Allowed, Sent: s.Sent, Version: s.Version,
 		Status: s.Status, Reason: s.Reason, Attempts: s.Attempts, ChangedAt: timestamp(s.ChangedAt), SentAt: maybe(s.SentAt),
 		Cause: causeJSON{Kind: s.Cause, MessageID: s.MessageID},
 	}
@@ -603,11 +808,11 @@ func showActivation(s activation.State) activationJSON {
 	return out
 }
 
-var activationStatuses = []string{"pending", "claimed", "settled", "parked", "failed"}
+var activationStatuses = []string{"pending", "claimed", "accepted", "settled", "unreachable", "parked", "failed"}
 
 func listActivations(c *call) (answer, error) {
 	var after activation.StateCursor
-	limit, q, err := c.paging(&after, "segment", "profile", "status")
+	limit, q, err := c.paging(&after, "segment", "profile", "status", "drift")
 	if err != nil {
 		return answer{}, err
 	}
@@ -622,9 +827,15 @@ func listActivations(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	found, _, err := c.destinations.States(c.Context(), c.workspace(), ref, activation.StateFilter{
-		Status: q.Get("status"), Segment: segment, Profile: profile, After: after, Limit: limit + 1,
-	})
+	f := activation.StateFilter{Status: q.Get("status"), Segment: segment, Profile: profile, After: after, Limit: limit + 1}
+	if f.Drift = q.Has("drift"); f.Drift {
+		seconds, err := strconv.ParseUint(q.Get("drift"), 10, 32)
+		if err != nil || seconds > 31_536_000 {
+			return answer{}, badParameter("drift", "must be a number of seconds, of a year at most")
+		}
+		f.Since = time.Duration(seconds) * time.Second
+	}
+	found, _, err := c.destinations.States(c.Context(), c.workspace(), ref, f)
 	if err != nil {
 		return answer{}, err
 	}

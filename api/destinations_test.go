@@ -163,3 +163,79 @@ func TestTheLedgerOfADestination(t *testing.T) {
 	w.as(w.acme, "GET", base+"/deliveries?profile=ada", "").want(400, "bad_parameter")
 	w.as(w.acme, "GET", base+"/activations?status=odd", "").want(400, "bad_parameter")
 }
+
+func TestADestinationAsksForConsent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const hook = "/api/v1/destinations/hook"
+	made := w.as(w.acme, "POST", "/api/v1/destinations", `{"key":"hook","type":"webhook","config":{"url":"https://example.com/in"},"consent":{"purposes":["ad_storage"]}}`).want(201)
+	if made.str("consent", "purposes", 0) != "ad_storage" || made.str("consent", "mode") != "granted" {
+		t.Errorf("made %s", made.Body)
+	}
+	changed := w.as(w.acme, "PATCH", hook, `{"consent":{"purposes":["marketing"],"mode":"not_denied"}}`).want(200)
+	if changed.str("consent", "purposes", 0) != "marketing" || changed.str("consent", "mode") != "not_denied" {
+		t.Errorf("changed to %s", changed.Body)
+	}
+	if got := w.as(w.acme, "PATCH", hook, `{"name":"The hook"}`).want(200); got.str("consent", "purposes", 0) != "marketing" {
+		t.Errorf("consent went with another change: %s", got.Body)
+	}
+	for body, pointer := range map[string]string{
+		`{"consent":{"purposes":["a"],"mode":"perhaps"}}`: "#/consent/mode",
+		`{"consent":{"purposes":["a",""]}}`:               "#/consent/purposes/1",
+		`{"consent":{}}`:                                  "#/consent/purposes",
+	} {
+		if got := w.as(w.acme, "PATCH", hook, body).want(422, "invalid"); got.str("errors", 0, "pointer") != pointer {
+			t.Errorf("%s: %s, want %s", body, got.Body, pointer)
+		}
+	}
+}
+
+func TestWhatIsWrongAtADestination(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var destination, segment int64
+	fmt.Sscanf(w.acme.things["destination"], "dst_%d", &destination)
+	fmt.Sscanf(w.acme.things["segment"], "seg_%d", &segment)
+	const base = "/api/v1/destinations/acme-crm"
+	w.as(w.acme, "PUT", base+"/segments/acme-buyers", "").want(200)
+	for i, row := range []struct {
+		status, reason, sent string
+		hours                int
+	}{
+		{"failed", "refused by the partner", "false", 1},
+		{"failed", "refused by the partner", "false", 30},
+		{"unreachable", "no e-mail address is known", "false", 30},
+		{"settled", "", "true", 30},
+	} {
+		p := w.person(w.acme, person{user: fmt.Sprint("wrong-", i), lastSeen: at(i)})
+		w.exec(`INSERT INTO activations (lane, destination_id, segment_id, profile_id, generation, wanted, version, sent, status, reason, next_at, changed_at, cause)
+			VALUES ($1, $2, $3, $4, 1, true, 1, $5::boolean, $6, $7, now(), now() - $8 * interval '1 hour', 'event')`,
+			p.Lane(lanes), destination, segment, p, row.sent, row.status, row.reason, row.hours)
+	}
+
+	failures := w.as(w.acme, "GET", base+"/failures?segment=acme-buyers", "").want(200)
+	if failures.len("data") != 2 || failures.str("data", 0, "reason") != "refused by the partner" || string(failures.at("data", 0, "count")) != "2" {
+		t.Errorf("failures: %s", failures.Body)
+	}
+	for query, n := range map[string]int{"?drift=0": 2, "?drift=86400": 1, "?drift=86400&segment=acme-buyers": 1, "?drift=864000": 0} {
+		if got := w.as(w.acme, "GET", base+"/activations"+query, "").want(200).len("data"); got != n {
+			t.Errorf("%s: %d drift, want %d", query, got, n)
+		}
+	}
+	w.as(w.acme, "GET", base+"/activations?drift=soon", "").want(400, "bad_parameter")
+	sum := w.as(w.acme, "GET", base+"/summary", "").want(200)
+	if string(sum.at("unreachable")) != "1" || sum.len("segments") != 1 || sum.str("segments", 0, "segment_key") != "acme-buyers" || string(sum.at("segments", 0, "failed")) != "2" {
+		t.Errorf("summary: %s", sum.Body)
+	}
+
+	run := w.as(w.acme, "POST", base+"/dry_run", `{"segment":"acme-buyers"}`).want(200)
+	if string(run.at("members")) != "4" || run.len("requests") != 1 || !strings.Contains(run.str("requests", 0, "body"), `"entered":[{"profile_id":"p_`) || run.str("requests", 0, "headers", "Webhook-Signature") != "…" {
+		t.Errorf("dry run: %s", run.Body)
+	}
+	w.as(w.acme, "POST", base+"/dry_run", `{"segment":"nothing"}`).want(422, "invalid")
+	if got := w.as(w.acme, "POST", base+"/resync", `{"segment":"acme-buyers"}`).want(202); string(got.at("replayed")) != "4" {
+		t.Errorf("sent again: %s", got.Body)
+	}
+	w.as(w.acme, "POST", base+"/resync", "").want(202)
+	w.as(w.acme, "PUT", base+"/segments/acme-buyers/audience", `{"audience":"a-1"}`).want(422, "unsupported")
+}

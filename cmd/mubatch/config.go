@@ -40,6 +40,7 @@ type config struct {
 	cached   int
 	events   time.Duration
 	dedupe   time.Duration
+	ledger   time.Duration
 
 	deliveryLease  time.Duration
 	encryptionKeys string
@@ -79,6 +80,7 @@ func (c *config) flags(flags *flag.FlagSet) {
 	flags.IntVar(&c.cached, "cached-profiles", 5000, "how many profiles of each lane are kept in memory")
 	flags.DurationVar(&c.events, "keep-events", 400*24*time.Hour, "how long events are archived")
 	flags.DurationVar(&c.dedupe, "dedupe-window", 7*24*time.Hour, "how long a messageId is sure to be remembered")
+	flags.DurationVar(&c.ledger, "keep-ledger", 90*24*time.Hour, "how long attempts to tell destinations are kept")
 
 	flags.DurationVar(&c.deliveryLease, "delivery-lease", 45*time.Second, "how long a delivery stays with a process that is not heard of; twice what one may take")
 	flags.StringVar(&c.encryptionKeys, "encryption-keys", "", "`keys` that seal the partners' secrets: id:base64 of 32 bytes, the newest first, separated by commas; required for the roles api and dispatch")
@@ -176,6 +178,7 @@ func (c *config) check() error {
 		{"trim-lag", c.trimLag, 1},
 		{"keep-events", c.events, 1},
 		{"dedupe-window", c.dedupe, 1},
+		{"keep-ledger", c.ledger, 1},
 		{"delivery-lease", c.deliveryLease, activation.MinLease},
 		{"shutdown-timeout", c.shutdown, 1},
 	} {

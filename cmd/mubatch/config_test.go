@@ -55,7 +55,7 @@ func TestConfig(t *testing.T) {
 			args: []string{
 				"-addr", "nowhere", "-database-url", "postgres://u:can ary@127.0.0.1:1/x", "-redis-url", "http://:canary@127.0.0.1:2",
 				"-roles", "collect,foo", "-lanes", "0", "-redis-prefix", "", "-encryption-keys", "canary", "-trusted-proxies", "1.2.3.4",
-				"-log-level", "loud", "-lease", "0s", "-trim-lag", "-1s", "-keep-events", "0s", "-dedupe-window", "0s",
+				"-log-level", "loud", "-lease", "0s", "-trim-lag", "-1s", "-keep-events", "0s", "-dedupe-window", "0s", "-keep-ledger", "0s",
 				"-delivery-lease", "9s", "-shutdown-timeout", "-1s", "-max-in-flight", "-5", "-max-batch", "0", "-cached-profiles", "0", "-database-connections", "-3",
 			},
 			want: []string{
@@ -72,6 +72,7 @@ func TestConfig(t *testing.T) {
 				"-trim-lag is -1s, must be positive",
 				"-keep-events is 0s, must be positive",
 				"-dedupe-window is 0s, must be positive",
+				"-keep-ledger is 0s, must be positive",
 				"-delivery-lease is 9s, must be at least 10s",
 				"-shutdown-timeout is -1s, must be positive",
 				"-max-in-flight is -5, must be at least 1",

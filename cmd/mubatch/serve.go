@@ -107,7 +107,7 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 	wake := func() { dispatcher.Wake() }
 	store := profiles.NewStore(pool, profiles.Config{Lanes: cfg.lanes, Cached: cfg.cached, Version: version()}, activation.NewLedger(reg), wake, log)
 	segments := profiles.NewSegments(pool, cfg.lanes)
-	dispatcher, err = activation.NewDispatcher(activation.DispatchConfig{Lanes: cfg.lanes, Lease: cfg.deliveryLease}, destinations, store, segments, store, reg, log)
+	dispatcher, err = activation.NewDispatcher(activation.DispatchConfig{Lanes: cfg.lanes, Lease: cfg.deliveryLease, Ledger: cfg.ledger}, destinations, store, segments, store, reg, log)
 	if err != nil {
 		return err
 	}
@@ -140,6 +140,7 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 			Pool:         pool,
 			Lanes:        cfg.lanes,
 			Destinations: destinations,
+			Identities:   store,
 			Replayer:     collector.NewReplayer(store, committer),
 			Committer:    committer,
 			Checks:       ready,
