@@ -5,7 +5,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/jackc/pgx/v5"
@@ -71,6 +73,69 @@ func BenchmarkDeliver(b *testing.B) {
 				bench.Rest(b, "hook")
 			}
 			b.ReportMetric(float64(b.N*people)/b.Elapsed().Seconds(), "deliveries/s")
+		})
+	}
+}
+
+// BenchmarkBeside measures how long a change takes to a destination that is well, alone and beside others that are not.
+func BenchmarkBeside(b *testing.B) {
+	unavailable := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
+	hanging := func(_ http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body) // or nobody notices that the sender has gone
+		<-r.Context().Done()
+	}
+	for name, others := range map[string][]http.HandlerFunc{
+		"nobody":               nil,
+		"one answering 503":    {unavailable},
+		"one hanging":          {hanging},
+		"one 503, one hanging": {unavailable, hanging},
+	} {
+		b.Run("beside="+name, func(b *testing.B) {
+			const every = 5 * time.Millisecond
+			bench := partnertest.NewBench(b, newWebhook(b))
+			serve := func(h http.HandlerFunc) string {
+				server := httptest.NewServer(h)
+				b.Cleanup(func() {
+					server.CloseClientConnections()
+					server.Close()
+				})
+				return server.URL
+			}
+			arrived := make(chan time.Time, 16)
+			bench.Destination(b, "well", "webhook", activation.Settings{
+				Config: jsontext.Value(fmt.Sprintf(`{"url":%q,"batch":1}`, serve(func(_ http.ResponseWriter, r *http.Request) {
+					io.Copy(io.Discard, r.Body)
+					arrived <- time.Now()
+				}))),
+			}, vip)
+			for i, other := range others {
+				bench.Destination(b, fmt.Sprint("other-", i), "webhook", settings(serve(other)), vip)
+			}
+			const people = 1000
+			for n := range people {
+				bench.World.Add(partnertest.Somebody(n))
+			}
+			bench.Dispatch(b, activation.DispatchConfig{Schedule: activation.DefaultSchedule})
+			for n := range 200 { // those that are not well have something to fail with
+				bench.Apply(b, change(n, true))
+				<-arrived
+			}
+			var took []time.Duration
+			entered := make([]bool, people)
+			for n := range 200 {
+				entered[n] = true
+			}
+			for n := 0; b.Loop(); n = (n + 1) % people {
+				time.Sleep(every)
+				entered[n] = !entered[n]
+				start := time.Now()
+				bench.Apply(b, change(n, entered[n]))
+				took = append(took, (<-arrived).Sub(start))
+			}
+			slices.Sort(took)
+			for _, p := range []int{50, 99} {
+				b.ReportMetric(float64(took[min(len(took)*p/100, len(took)-1)].Microseconds())/1000, fmt.Sprintf("p%d-ms", p))
+			}
 		})
 	}
 }
