@@ -6,8 +6,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
+	"strings"
 	"sync"
+	"testing"
 	"time"
 )
 
@@ -264,6 +267,32 @@ func (s *Faults) answer(w http.ResponseWriter, r *http.Request, f Fault) {
 			}
 		}
 		s.Violate("somebody waited a minute for an answer")
+	}
+}
+
+// Listen starts a server that lives as long as the test and answers as partner does, faults aside, and another for redirects
+// to lead to. It returns the URL of the first.
+func (s *Faults) Listen(t testing.TB, partner http.Handler) (url string) {
+	serve := func(h http.HandlerFunc) string {
+		server := httptest.NewServer(h)
+		t.Cleanup(func() {
+			server.CloseClientConnections()
+			server.Close()
+		})
+		return server.URL
+	}
+	var trap http.Handler
+	trap = s.Trap(serve(func(w http.ResponseWriter, r *http.Request) { trap.ServeHTTP(w, r) }))
+	return serve(func(w http.ResponseWriter, r *http.Request) { s.Serve(w, r, partner) })
+}
+
+// Inspect notes what looks like an e-mail address in a request, to partners that are to be sent none.
+func (s *Faults) Inspect(r *http.Request, body []byte) {
+	for _, text := range []string{string(body), r.URL.String(), fmt.Sprint(r.Header)} {
+		if strings.Contains(text, "@") || strings.Contains(text, "%40") {
+			s.Violate("%s %s: there is an e-mail address in it", r.Method, r.URL.Path)
+			return
+		}
 	}
 }
 

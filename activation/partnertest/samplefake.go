@@ -9,7 +9,6 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -93,21 +92,8 @@ func NewSampleFake(t testing.TB, o SampleOptions) *SampleFake {
 		busy:      map[string]string{},
 		receipts:  map[string]*sampleReceipt{},
 	}
-	serve := func(h http.Handler) string {
-		server := httptest.NewServer(h)
-		t.Cleanup(func() {
-			server.CloseClientConnections()
-			server.Close()
-		})
-		return server.URL
-	}
-	var trap http.Handler
-	trapURL := serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { trap.ServeHTTP(w, r) }))
-	trap = f.Trap(trapURL)
 	f.Changes(func(r *http.Request) bool { return r.URL.Path == "/members" && r.URL.RawQuery == "" })
-	f.URL = serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		f.Serve(w, r, http.HandlerFunc(f.handle))
-	}))
+	f.URL = f.Listen(t, http.HandlerFunc(f.handle))
 	return f
 }
 
