@@ -138,7 +138,7 @@ func TestWithdrawalGoesFirst(t *testing.T) {
 // However many destinations and processes share an account, it is asked no more than it allows.
 func TestAccountsAreShared(t *testing.T) {
 	t.Parallel()
-	const perSecond, people = 20, 50
+	const perSecond, people = 20, 100
 	partner, fake := newSample(t, partnertest.SampleOptions{SampleConfig: partnertest.SampleConfig{
 		Batch: 1, Concurrency: 4, Account: "act-1", PerSecond: perSecond,
 	}})
@@ -176,9 +176,12 @@ func TestAccountsAreShared(t *testing.T) {
 	if len(at) != people*perPerson {
 		t.Fatalf("%d arrived, want %d", len(at), people*perPerson)
 	}
-	most := perSecond * perPerson * 5 / 4 // some take longer to arrive than others
+	// Two that did not know of each other would make twice as many requests. On a busy machine some take long to arrive, and
+	// others come close behind.
+	const window = 2 * time.Second
+	most := perSecond * perPerson * 2 * 3 / 2
 	for i := range at {
-		if j := i + most; j < len(at) && at[j].Sub(at[i]) < time.Second {
+		if j := i + most; j < len(at) && at[j].Sub(at[i]) < window {
 			t.Errorf("%d requests arrived within %v", most/perPerson, at[j].Sub(at[i]))
 			break
 		}
