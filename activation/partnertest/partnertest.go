@@ -323,6 +323,26 @@ func Run(t *testing.T, s Subject) {
 		stage.bench.Dispatch(t, activation.DispatchConfig{})
 		stage.settle(t)
 	})
+	t.Run("a day on which it is unavailable costs nothing but the day", func(t *testing.T) {
+		t.Parallel()
+		stage := newStage(t, s)
+		stage.fake.Script(Fault{Times: 1 << 20, Status: 503})
+		stage.crowdIn(t)
+		stage.bench.Dispatch(t, activation.DispatchConfig{Schedule: activation.DefaultSchedule})
+		for range 8 {
+			stage.churn(t)
+			stage.sleep(t, 3*time.Hour)
+		}
+		if n := len(stage.fake.Members(stage.audience(t))); n > 0 {
+			t.Errorf("the partner holds %d people although it took nothing", n)
+		}
+		stage.fake.Heal()
+		sum := stage.settle(t)
+		if sum.Failed != 0 || sum.Parked != 0 {
+			t.Errorf("%d failed and %d are parked, want none within 72 hours", sum.Failed, sum.Parked)
+		}
+		stage.bench.checkOrder(t, "fake")
+	})
 	t.Run("everything can be sent again", func(t *testing.T) {
 		t.Parallel()
 		stage := newStage(t, s)
