@@ -217,7 +217,7 @@ func TestUsageIsHeeded(t *testing.T) {
 	if n := fake.Requests() - asked; n > 0 {
 		t.Errorf("%d requests came after the partner said that 96 %% are used up", n)
 	}
-	b.Warp(t, "sample", 10*time.Minute)
+	b.Warp(t, 10*time.Minute)
 	fake.Script(used("0.5"))
 	b.Rest(t, "sample")
 	if n := len(fake.Members(partnertest.Audience{Segment: vip, ID: "aud-1"})); n != 60 {
@@ -310,7 +310,7 @@ func TestIdentifiersAreMapped(t *testing.T) {
 	if _, err := b.Pool.Exec(t.Context(), `UPDATE activation_mappings SET until = now()`); err != nil {
 		t.Fatal(err)
 	}
-	b.Warp(t, "sample", 2*time.Hour)
+	b.Warp(t, 2*time.Hour)
 	fake.Advance(2 * time.Hour)
 	partnertest.Eventually(t, 20*time.Second, "everybody is asked for again", func() bool {
 		m.mu.Lock()

@@ -184,40 +184,17 @@ func (b *Bench) Apply(t testing.TB, changes ...activation.Change) {
 	}
 }
 
-// Warp has time pass for everything that waits at a destination, as if it had all been written down so much earlier. The
-// dispatchers that run are replaced by others, which remember nothing.
-func (b *Bench) Warp(t testing.TB, ref string, d time.Duration) {
+// Warp has time pass for everything that waits, as if it had all been written down so much earlier. The dispatchers that run
+// are replaced by others, which remember nothing.
+func (b *Bench) Warp(t testing.TB, d time.Duration) {
 	t.Helper()
-	id := b.id(t, ref)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, r := range b.running {
 		r.stop()
 	}
-	for _, query := range []string{
-		`UPDATE activations SET next_at = next_at - @d::interval
-		WHERE destination_id = @id AND status = 'pending' AND next_at > now() AND next_at < 'infinity'`,
-		`UPDATE activations SET renew_at = renew_at - @d::interval WHERE destination_id = @id AND renew_at IS NOT NULL`,
-		`UPDATE activation_receipts
-		SET poll_at = poll_at - @d::interval, give_up_at = give_up_at - @d::interval
-		WHERE destination_id = @id AND poll_at IS NOT NULL`,
-		`UPDATE destinations
-		SET blocked_until = blocked_until - @d::interval, token_expires_at = token_expires_at - @d::interval,
-			refresh_at = refresh_at - @d::interval, refreshed_at = refreshed_at - @d::interval
-		WHERE id = @id`,
-		`UPDATE destination_segments
-		SET fill_until = fill_until - @d::interval, ready_at = ready_at - @d::interval, audience_at = audience_at - @d::interval, size_at = size_at - @d::interval
-		WHERE destination_id = @id`,
-	} {
-		if _, err := b.Pool.Exec(t.Context(), query, pgx.StrictNamedArgs{"id": id, "d": d}); err != nil {
-			t.Fatalf("have time pass: %v", err)
-		}
-	}
-	const accounts = `
-		UPDATE activation_accounts
-		SET next_at = next_at - @d::interval, blocked_until = blocked_until - @d::interval, slow_until = slow_until - @d::interval`
-	if _, err := b.Pool.Exec(t.Context(), accounts, pgx.StrictNamedArgs{"d": d}); err != nil {
-		t.Fatalf("have time pass: %v", err)
+	if err := Warp(t.Context(), b.Pool, d); err != nil {
+		t.Fatal(err)
 	}
 	for _, r := range b.running {
 		b.start(t, r)
@@ -257,38 +234,6 @@ func (b *Bench) resting(t testing.TB, ref string) (sum activation.Summary, done 
 	}
 	busy := slices.ContainsFunc(d.Segments, func(a activation.Attachment) bool { return !a.Filled || !a.Ready })
 	return sum, !busy && sum.Pending == 0 && sum.Accepted == 0
-}
-
-// idle returns for how long there will be nothing to do for a destination but wait.
-func (b *Bench) idle(t testing.TB, ref string) time.Duration {
-	t.Helper()
-	const query = `
-		WITH next (at) AS (
-			SELECT min(next_at)
-			FROM activations
-			WHERE destination_id = @id AND status = 'pending' AND next_at < 'infinity'
-			UNION ALL
-			SELECT min(poll_at)
-			FROM activation_receipts
-			WHERE destination_id = @id AND poll_at IS NOT NULL
-			UNION ALL
-			SELECT min(CASE WHEN ready_at = 'infinity' THEN audience_at ELSE ready_at END)
-			FROM destination_segments
-			WHERE destination_id = @id AND attached AND ready_at > now()
-		), until (at) AS (
-			SELECT greatest(now(), (SELECT min(at) FROM next), d.blocked_until, (SELECT max(blocked_until) FROM activation_accounts),
-				CASE WHEN d.token_expires_at <= now() THEN d.refresh_at END)
-			FROM destinations d
-			WHERE d.id = @id AND d.status = 'active' AND EXISTS (SELECT FROM next WHERE at IS NOT NULL)
-		)
-		SELECT coalesce(extract(epoch FROM max(at) - now()), 0)::float8
-		FROM until
-		WHERE NOT EXISTS (SELECT FROM activations WHERE destination_id = @id AND status = 'claimed')`
-	var seconds float64
-	if err := b.Pool.QueryRow(t.Context(), query, pgx.StrictNamedArgs{"id": b.id(t, ref)}).Scan(&seconds); err != nil {
-		t.Fatalf("look for what waits: %v", err)
-	}
-	return time.Duration(seconds * float64(time.Second))
 }
 
 // renewed tells whether nobody is left who has to be sent again for the partner not to forget them.

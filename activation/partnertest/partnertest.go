@@ -648,7 +648,7 @@ func (s *stage) resume(t testing.TB) {
 func (s *stage) sleep(t testing.TB, d time.Duration) {
 	t.Helper()
 	s.fake.Advance(d)
-	s.bench.Warp(t, "fake", d)
+	s.bench.Warp(t, d)
 }
 
 // await waits until a condition comes true, and has time pass while there is nothing to do but wait.
@@ -658,7 +658,11 @@ func (s *stage) await(t testing.TB, what string, is func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("after a minute it is still not true that %s:\n%s", what, s.bench.waiting(t))
 		}
-		if d := s.bench.idle(t, "fake"); d > 3*time.Second {
+		d, err := Idle(t.Context(), s.bench.Pool)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d > 3*time.Second {
 			s.sleep(t, d)
 		}
 		time.Sleep(20 * time.Millisecond)

@@ -47,16 +47,7 @@ func Random(t testing.TB, s Subject, seed uint64) {
 		add(n, somebody(n))
 		b.World.Add(present[n])
 	}
-	// None that ask to wait: who dies before writing it down has nobody else wait.
-	broken := []Fault{
-		{Status: 500},
-		{Status: 503, Apply: true},
-		{Reset: true},
-		{Reset: true, Apply: true},
-		{Close: true},
-		{Delay: 200 * time.Millisecond, Apply: true},
-		words.TooLarge.or(Fault{Status: 413}),
-	}
+	broken := Broken(words)
 	die := b.Mortal(t)
 	stop := b.Dispatch(t, activation.DispatchConfig{})
 	steps := s.Steps
@@ -134,6 +125,20 @@ func Random(t testing.TB, s Subject, seed uint64) {
 	}
 	stage.compare(t)
 	b.checkOrder(t, "fake")
+}
+
+// Broken are faults that a partner recovers from by itself and that ask nobody to wait: who dies before writing that down has
+// nobody else wait.
+func Broken(w Words) []Fault {
+	return []Fault{
+		{Status: 500},
+		{Status: 503, Apply: true},
+		{Reset: true},
+		{Reset: true, Apply: true},
+		{Close: true},
+		{Delay: 200 * time.Millisecond, Apply: true},
+		w.TooLarge.or(Fault{Status: 413}),
+	}
 }
 
 // checkOrder holds the ledger to its promise that of one person in one segment the later version comes later.

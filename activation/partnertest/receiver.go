@@ -33,13 +33,14 @@ type Receiver struct {
 	secrets  []string
 	batch    int
 	people   map[string]activation.Person
-	members  map[string]map[string]bool   // segment → profiles
-	newest   map[string]map[string]int64  // segment → profile → version
-	bodies   map[string][sha256.Size]byte // webhook-id → body
-	sets     map[string]string            // whom a message was about → webhook-id
-	times    map[string]int64             // webhook-id → webhook-timestamp
-	received map[string]time.Time         // webhook-id → when
-	refuse   map[string]bool              // profiles
+	ever     map[string]map[activation.Identifier]bool // profile → what the person has ever been known by
+	members  map[string]map[string]bool                // segment → profiles
+	newest   map[string]map[string]int64               // segment → profile → version
+	bodies   map[string][sha256.Size]byte              // webhook-id → body
+	sets     map[string]string                         // whom a message was about → webhook-id
+	times    map[string]int64                          // webhook-id → webhook-timestamp
+	received map[string]time.Time                      // webhook-id → when
+	refuse   map[string]bool                           // profiles
 	gone     bool
 	tests    int
 	Arrived  chan Arrival // if not nil, every applied member is sent here
@@ -59,6 +60,7 @@ func NewReceiver(t testing.TB) *Receiver {
 		secrets:  []string{"whsec_" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("receiver"), 4))},
 		batch:    10,
 		people:   map[string]activation.Person{},
+		ever:     map[string]map[activation.Identifier]bool{},
 		members:  map[string]map[string]bool{},
 		newest:   map[string]map[string]int64{},
 		bodies:   map[string][sha256.Size]byte{},
@@ -113,7 +115,14 @@ func (r *Receiver) Seed(people ...activation.Person) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, p := range people {
-		r.people[profileText(p.ID)] = p
+		id := profileText(p.ID)
+		if r.ever[id] == nil {
+			r.ever[id] = map[activation.Identifier]bool{}
+		}
+		for _, identifier := range p.Identifiers {
+			r.ever[id][identifier] = true
+		}
+		r.people[id] = p
 	}
 }
 
@@ -344,14 +353,15 @@ func (r *Receiver) check(m message, id string) (status int, problem string) {
 // checkPerson holds what a message says of somebody against what is true: identifiers of two persons must never mix.
 func (r *Receiver) checkPerson(e entry, p activation.Person, bad func(string, ...any)) {
 	for _, id := range e.Identifiers {
-		if !slices.Contains(p.Identifiers, activation.Identifier(id)) {
+		if !r.ever[e.ProfileID][activation.Identifier(id)] {
 			bad("%s has an identifier of somebody else", e.ProfileID)
 		}
 		if id.Kind == "user_id" && e.ExternalID == "" {
 			bad("%s has a user_id and no external_id", e.ProfileID)
 		}
 	}
-	if len(e.Identifiers) != len(p.Identifiers) {
+	// Of somebody whose identifiers have changed, a message may tell those of before.
+	if changed := len(r.ever[e.ProfileID]) != len(p.Identifiers); !changed && len(e.Identifiers) != len(p.Identifiers) {
 		bad("%s has %d identifiers, want %d", e.ProfileID, len(e.Identifiers), len(p.Identifiers))
 	}
 }
