@@ -79,7 +79,7 @@ func (s *server) launch(ctx context.Context) error {
 	retryUntil := time.Now().Add(stopWithin)
 	for {
 		err := s.launchOnce(ctx)
-		if !errors.As(err, new(*earlyEndError)) || time.Now().After(retryUntil) || !s.willPass(err) {
+		if !errors.As(err, new(*earlyEndError)) || time.Now().After(retryUntil) || !s.willPass(err) && !s.wasKilled() {
 			return err
 		}
 		if err := sleep(ctx, 100*time.Millisecond); err != nil {
@@ -218,6 +218,17 @@ func (s *server) hasEnded() bool {
 		return c.hasEnded()
 	}
 	return !alive(pid)
+}
+
+// wasKilled tells whether somebody has killed the process, as whoever tries out an outage may do while it is starting.
+func (s *server) wasKilled() bool {
+	c, _ := s.get()
+	var exit *exec.ExitError
+	if c == nil || !c.hasEnded() || !errors.As(c.err, &exit) {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
 // readyWord says how the server came to be ready.

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -325,7 +327,7 @@ func TestExecLeavesNothingWhenItIsKilled(t *testing.T) {
 }
 
 // needPrograms skips the test where there is nothing to start, unless MUBATCH_TEST_REQUIRE is 1.
-func needPrograms(t *testing.T) {
+func needPrograms(t testing.TB) {
 	t.Helper()
 	find := newFinder(os.Getenv)
 	_, pgErr := find.postgres(t.Context(), 0)
@@ -340,7 +342,7 @@ func needPrograms(t *testing.T) {
 }
 
 // tempFolder is like t.TempDir, but with a name that is short, and removed even if somebody still writes to it.
-func tempFolder(t *testing.T) string {
+func tempFolder(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "mubatch-test-")
 	if err != nil {
@@ -350,7 +352,7 @@ func tempFolder(t *testing.T) string {
 	return dir
 }
 
-func dataFolder(t *testing.T) string {
+func dataFolder(t testing.TB) string {
 	t.Helper()
 	data := filepath.Join(tempFolder(t), "data")
 	f := &folder{path: data}
@@ -554,5 +556,34 @@ func execute(t *testing.T, databaseURL, sql string) {
 	}
 	if !tag.Select() && tag.RowsAffected() != 1 {
 		t.Errorf("%s touches %d rows, want 1", sql, tag.RowsAffected())
+	}
+}
+
+// A store that is killed while it starts is started again, as one that is killed later is.
+func TestAStoreThatIsKilledWhileItStartsIsStartedAgain(t *testing.T) {
+	t.Parallel()
+	tries := 0
+	var s *server
+	s = &server{
+		name: "store", log: filepath.Join(t.TempDir(), "log"), force: syscall.SIGKILL, ask: syscall.SIGTERM, atOurDeath: syscall.SIGKILL,
+		command: func() *exec.Cmd { return exec.Command("sleep", "60") },
+		orphan:  func(context.Context) int { return 0 },
+		ready: func(context.Context) error {
+			if tries++; tries > 1 {
+				return nil
+			}
+			c, _ := s.get()
+			c.signal(syscall.SIGKILL)
+			<-c.ended
+			return errors.New("it does not answer")
+		},
+		say: func(string) {},
+	}
+	if err := s.start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.kill()
+	if tries != 2 {
+		t.Errorf("it was asked %d times whether it is ready, want 2", tries)
 	}
 }
