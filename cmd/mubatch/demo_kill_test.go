@@ -91,7 +91,7 @@ type victims struct {
 	server *exec.Cmd
 }
 
-func newVictims(t *testing.T) *victims {
+func newVictims(t testing.TB) *victims {
 	t.Helper()
 	v := &victims{logs: &begun{begun: make(chan struct{})}}
 	f, err := openFolder(dataFolder(t))
@@ -130,7 +130,7 @@ func newVictims(t *testing.T) *victims {
 }
 
 // keepServing starts a server, and another one whenever it dies, until the test ends.
-func (v *victims) keepServing(t *testing.T, addr string) {
+func (v *victims) keepServing(t testing.TB, addr string) {
 	launch := func() *exec.Cmd {
 		cmd := exec.Command(os.Args[0], "serve", "-addr", addr, "-lease", "1s", "-allow-private-destinations", "-log-level", "warn")
 		cmd.Env = append(os.Environ(), "MUBATCH_TEST_IS_MUBATCH=serve",

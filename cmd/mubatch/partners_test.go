@@ -1,25 +1,19 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
-	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/mubatch/mubatch/activation"
@@ -30,13 +24,6 @@ var (
 	partnerSteps = flag.Int("partners.steps", 120, "how much happens in TestPartnersHoldWhomTheyShould")
 	partnerSeed  = flag.Uint64("partners.seed", 0, "the seed of TestPartnersHoldWhomTheyShould; by the clock if 0")
 )
-
-// outlets are a fake of each partner that mubatch has, by the type of destination.
-func outlets(t testing.TB) map[string]partnertest.Fake {
-	return map[string]partnertest.Fake{
-		"webhook": partnertest.NewReceiver(t),
-	}
-}
 
 // TestPartnersHoldWhomTheyShould has memberships, consent and e-mail addresses change at random, visitors become users and
 // people be erased, over HTTP, while the server, Redis and Postgres are killed and every partner fails in turn. In the end
@@ -53,12 +40,19 @@ func TestPartnersHoldWhomTheyShould(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("seed %d", seed)
-	c := &crowdsourced{rng: rand.New(rand.NewPCG(seed, 0)), v: newVictims(t), fakes: outlets(t)}
+	v := newVictims(t)
+	c := &crowdsourced{rng: rand.New(rand.NewPCG(seed, 0)), fleet: &fleet{at: v.at, fakes: outlets(t), logs: v.logs.text}}
+	c.forgetful = func(fn func()) {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.server.Process.Kill()
+		fn()
+	}
 	c.prepare(t)
 
 	killing, stop := context.WithCancel(t.Context())
 	killed := make(chan map[string]int)
-	go func() { killed <- c.v.kill(killing, 1000) }()
+	go func() { killed <- v.kill(killing, 1000) }()
 	what := map[string]int{}
 	for range *partnerSteps {
 		what[c.step(t)]++
@@ -71,9 +65,9 @@ func TestPartnersHoldWhomTheyShould(t *testing.T) {
 	}
 	t.Logf("%v happened; killed: %v", what, count)
 	c.settle(t)
-	c.compare(t)
+	c.compare(t, c.wanted, c.name)
 	if t.Failed() {
-		t.Logf("the server says:\n%s", c.v.logs.text())
+		t.Logf("the server says:\n%s", v.logs.text())
 	}
 }
 
@@ -81,14 +75,10 @@ const people = 40
 
 // crowdsourced are people, what is true of them, and the partners that should know.
 type crowdsourced struct {
-	rng      *rand.Rand
-	v        *victims
-	fakes    map[string]partnertest.Fake
-	pool     *pgxpool.Pool
-	segments map[string]int64
-	people   [people]*soul
-	last     time.Time
-	serial   int
+	*fleet
+	rng    *rand.Rand
+	people [people]*soul
+	last   time.Time
 }
 
 // soul is one person.
@@ -122,45 +112,43 @@ func (s *soul) in(segment string) bool {
 // prepare makes segments and destinations, and makes everybody known.
 func (c *crowdsourced) prepare(t *testing.T) {
 	t.Helper()
-	pool, err := pgxpool.New(t.Context(), c.v.at.DatabaseURL)
+	pool, err := pgxpool.New(t.Context(), c.at.DatabaseURL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	c.pool, c.segments = pool, map[string]int64{}
+	c.pool = pool
 	for key, rule := range rules {
-		var made struct{ ID string }
-		c.ask(t, http.MethodPost, "segments", map[string]any{"key": key, "name": key, "rule": json.RawMessage(rule)}, &made)
-		if c.segments[key], err = strconv.ParseInt(strings.TrimPrefix(made.ID, "seg_"), 10, 64); err != nil {
-			t.Fatal(err)
-		}
+		c.ask(t, http.MethodPost, "segments", map[string]any{"key": key, "name": key, "rule": json.RawMessage(rule)}, new(any))
 	}
 	for n := range c.people {
 		c.people[n] = &soul{n: n, consent: map[string]bool{}}
 		c.identify(t, c.people[n], n)
 	}
 	for n, s := range c.people {
-		var p struct{ ID string }
-		eventually(t, "everybody is known", func() bool {
-			return c.v.at.do(t, http.MethodGet, "/api/v1/profiles/user_id:"+customer(n), nil, &p)
-		})
-		id, err := hex.DecodeString(strings.TrimPrefix(p.ID, "p_"))
-		if err != nil || len(id) != len(s.id) {
-			t.Fatalf("profile id %q: %v", p.ID, err)
-		}
-		s.id = activation.ProfileID(id)
+		s.id = c.profile(t, customer(n))
 		c.seed(s)
 	}
-	for kind, fake := range c.fakes {
-		set := fake.Settings()
-		body := map[string]any{
-			"key": kind, "name": kind, "type": kind, "config": json.RawMessage(set.Config), "segments": slices.Sorted(maps.Keys(rules)),
+	c.attach(t, slices.Sorted(maps.Keys(rules))...)
+}
+
+// wanted is who should be in a segment at a destination.
+func (c *crowdsourced) wanted(kind, segment string) (want []activation.ProfileID) {
+	for _, s := range c.people {
+		if s.in(segment) && gate(kind).Allows(s.consent) {
+			want = append(want, s.id)
 		}
-		if len(set.Secrets) > 0 {
-			body["secrets"] = json.RawMessage(set.Secrets)
-		}
-		c.ask(t, http.MethodPost, "destinations", body, new(any))
 	}
+	return want
+}
+
+func (c *crowdsourced) name(id activation.ProfileID) string {
+	for _, s := range c.people {
+		if s.id == id {
+			return customer(s.n)
+		}
+	}
+	return hex.EncodeToString(id[:])
 }
 
 func customer(n int) string { return fmt.Sprintf("cust-%d", n) }
@@ -268,186 +256,5 @@ func (c *crowdsourced) send(t *testing.T, event map[string]any) {
 	c.last = now
 	c.serial++
 	event["timestamp"], event["messageId"] = now, fmt.Sprintf("m-%d", c.serial)
-	c.persist(t, "/v1/"+event["type"].(string), func(r *http.Request) { r.SetBasicAuth(c.v.at.WriteKey, "") }, http.MethodPost, event, new(any))
-}
-
-// ask makes a request of the management API until it is answered.
-func (c *crowdsourced) ask(t *testing.T, method, path string, in, out any) {
-	t.Helper()
-	c.serial++
-	key := fmt.Sprintf("once-%d", c.serial)
-	c.persist(t, "/api/v1/"+path, func(r *http.Request) {
-		r.Header.Set("Authorization", "Bearer "+c.v.at.SecretKey)
-		if method != http.MethodGet {
-			r.Header.Set("Idempotency-Key", key)
-		}
-	}, method, in, out)
-}
-
-func (c *crowdsourced) persist(t *testing.T, path string, authorize func(*http.Request), method string, in, out any) {
-	t.Helper()
-	body, err := json.Marshal(in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	once := func() (again bool, err error) {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		defer cancel()
-		req, err := http.NewRequestWithContext(ctx, method, c.v.at.URL+path, bytes.NewReader(body))
-		if err != nil {
-			return false, err
-		}
-		req.Header.Set("Content-Type", "application/json")
-		authorize(req)
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return true, err
-		}
-		defer res.Body.Close()
-		answer, err := io.ReadAll(res.Body)
-		switch {
-		case err != nil || res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests || res.StatusCode == http.StatusConflict:
-			return true, errors.Join(err, fmt.Errorf("%d %s", res.StatusCode, answer))
-		case res.StatusCode >= 300:
-			return false, fmt.Errorf("%d %s", res.StatusCode, answer)
-		}
-		return false, json.Unmarshal(answer, out)
-	}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
-		again, err := once()
-		if err == nil {
-			return
-		}
-		if !again || time.Now().After(deadline) {
-			t.Fatalf("%s %s: %v", method, path, err)
-		}
-	}
-}
-
-// destinationState is what the API says of a destination.
-type destinationState struct {
-	Status       string
-	StatusReason string `json:"status_reason"`
-	Segments     []struct {
-		SegmentKey string `json:"segment_key"`
-		Audience   string
-		Filled     bool
-		Ready      bool
-		WaitingFor string `json:"waiting_for"`
-	}
-}
-
-// settle waits until everything is applied and nothing waits to be sent. Where there is nothing to do but wait it has time
-// pass, for the database and the partners at once, and starts another server, which remembers nothing.
-func (c *crowdsourced) settle(t *testing.T) {
-	t.Helper()
-	applied := time.Now()
-	var stats struct {
-		AsOf time.Time `json:"as_of"`
-	}
-	for deadline := time.Now().Add(time.Minute); stats.AsOf.Before(applied); time.Sleep(100 * time.Millisecond) {
-		if c.ask(t, http.MethodGet, "stats", nil, &stats); time.Now().After(deadline) {
-			t.Fatalf("after a minute what was accepted up to %v is not applied, but up to %v", applied, stats.AsOf)
-		}
-	}
-	sentAgain := map[string]bool{}
-	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
-		var waiting []string
-		for kind := range c.fakes {
-			var d destinationState
-			var sum struct{ Pending, Accepted int }
-			c.ask(t, http.MethodGet, "destinations/"+kind, nil, &d)
-			c.ask(t, http.MethodGet, "destinations/"+kind+"/summary", nil, &sum)
-			if d.Status != "active" {
-				c.ask(t, http.MethodPost, "destinations/"+kind+"/resume", nil, new(any))
-				waiting = append(waiting, fmt.Sprintf("%s was %s: %s", kind, d.Status, d.StatusReason))
-				continue
-			}
-			for _, s := range d.Segments {
-				if !s.Filled || !s.Ready {
-					waiting = append(waiting, fmt.Sprintf("%s: %s waits for %s", kind, s.SegmentKey, s.WaitingFor))
-				}
-			}
-			if sum.Pending+sum.Accepted > 0 {
-				waiting = append(waiting, fmt.Sprintf("%s: %+v", kind, sum))
-				continue
-			}
-			// Whom a partner refused alone, as too large, has failed, or, if it was to be removed, waits for a day.
-			if !sentAgain[kind] {
-				sentAgain[kind] = true
-				c.ask(t, http.MethodPost, "destinations/"+kind+"/replay", map[string]any{}, new(any))
-				waiting = append(waiting, kind+": failed ones are sent again")
-			}
-		}
-		if len(waiting) == 0 {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("after three minutes:\n%s\n%s", strings.Join(waiting, "\n"), c.v.logs.text())
-		}
-		idle, err := partnertest.Idle(t.Context(), c.pool)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if idle > 2*time.Second {
-			c.v.mu.Lock()
-			c.v.server.Process.Kill()
-			for _, f := range c.fakes {
-				f.Advance(idle)
-			}
-			err := partnertest.Warp(t.Context(), c.pool, idle)
-			c.v.mu.Unlock()
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-}
-
-// compare holds whom the partners hold to what is true.
-func (c *crowdsourced) compare(t *testing.T) {
-	t.Helper()
-	for kind, fake := range c.fakes {
-		var d destinationState
-		c.ask(t, http.MethodGet, "destinations/"+kind, nil, &d)
-		gate := activation.AdGate()
-		if kind == "webhook" {
-			gate = activation.Gate{}
-		}
-		for _, s := range d.Segments {
-			var want []activation.ProfileID
-			for _, p := range c.people {
-				if p.in(s.SegmentKey) && gate.Allows(p.consent) {
-					want = append(want, p.id)
-				}
-			}
-			slices.SortFunc(want, func(a, b activation.ProfileID) int { return bytes.Compare(a[:], b[:]) })
-			audience := partnertest.Audience{Segment: c.segments[s.SegmentKey], ID: s.Audience}
-			if diff := cmp.Diff(c.names(want), c.names(fake.Members(audience))); diff != "" {
-				t.Errorf("%s holds others than are in %s (-want +got):\n%s", kind, s.SegmentKey, diff)
-			}
-			if left := fake.Leftovers(audience); len(left) > 0 {
-				t.Errorf("%s holds in %s what is right for nobody: %v", kind, s.SegmentKey, left)
-			}
-		}
-		for _, v := range fake.Violations() {
-			t.Errorf("%s: violation: %s", kind, v)
-		}
-		t.Logf("%-20s %d requests", kind, fake.Requests())
-	}
-}
-
-func (c *crowdsourced) names(ids []activation.ProfileID) []string {
-	list := make([]string, 0, len(ids))
-	for _, id := range ids {
-		name := hex.EncodeToString(id[:])
-		for _, s := range c.people {
-			if s.id == id {
-				name = customer(s.n)
-			}
-		}
-		list = append(list, name)
-	}
-	slices.Sort(list)
-	return list
+	c.fleet.send(t, event)
 }

@@ -27,7 +27,7 @@ var edited = flag.Int("edit", 2000, "how many profiles TestAnEditDuringTrafficIs
 
 // do makes a request of the management API with in as its body, and reads the answer into out. It returns false if there
 // is no such thing.
-func (i info) do(t *testing.T, method, path string, in, out any) bool {
+func (i info) do(t testing.TB, method, path string, in, out any) bool {
 	t.Helper()
 	body, err := json.Marshal(in)
 	if err != nil {
@@ -90,7 +90,7 @@ func (i info) segment(t *testing.T, key, rule string) {
 	i.live(t, key)
 }
 
-func (i info) live(t *testing.T, segment string) {
+func (i info) live(t testing.TB, segment string) {
 	t.Helper()
 	end := time.Now().Add(10 * time.Minute)
 	for {
