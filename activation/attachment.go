@@ -12,7 +12,8 @@ import (
 
 // Attach has a destination told about a segment from now on, and, in the background, about its present members. The
 // segment's own store answers for the segment's being there and in the workspace. Attaching twice changes nothing. Where
-// the partner needs an audience the people wait until there is one: see [Store.SetAudience] and [Creator].
+// the partner needs an audience the people wait until there is one: see [Store.SetAudience] and [Creator]. [ErrUnsupported] says that the partner only
+// takes events.
 func (s *Store) Attach(ctx context.Context, workspace int32, ref string, segment int64) error {
 	id, err := s.find(ctx, workspace, ref)
 	if err != nil {
@@ -21,6 +22,9 @@ func (s *Store) Attach(ctx context.Context, workspace int32, ref string, segment
 	t, err := target(ctx, s.db, s.ring, s.partners, id)
 	if err != nil {
 		return storeError(err, "attach a segment to", ref)
+	}
+	if _, ok := t.partner.(AudiencePartner); !ok {
+		return ErrUnsupported
 	}
 	const query = `
 		INSERT INTO destination_segments AS s (destination_id, segment_id, ready_at, audience_reason)

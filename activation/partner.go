@@ -9,12 +9,8 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Partner speaks one partner's API. One value serves all destinations of its type, many at once.
-//
-// A person goes to a partner in two steps. Identify says what the partner is to know the person by; Encode makes a body of
-// what Identify said: of what it says now for who is to be added, and, word for word, of what was sent for who is to be
-// removed. Between the two the machinery compares, keeps what it is about to send, and sees to it that an identifier which
-// somebody else in the audience has too is not taken away.
+// Partner speaks one partner's API. One value serves all destinations of its type, many at once. It is an
+// [AudiencePartner], an [EventPartner], or both.
 //
 // What else a partner can do it says by implementing [Rotator], [Refresher], [Creator], [Poller], [Mapper], [Sizer],
 // [Validator] or [Drafter].
@@ -35,6 +31,23 @@ type Partner interface {
 	// Limits tells how a destination wants to be spoken to.
 	Limits(Target) Limits
 
+	// Send makes one attempt. It returns by ctx's end at the latest. A message that is about events has Events, any other
+	// has Members.
+	Send(ctx context.Context, to Target, m Message) Outcome
+
+	// Test tries whether the destination answers, without changing any audience and without an event that counts.
+	Test(ctx context.Context, to Target) Outcome
+}
+
+// AudiencePartner is a [Partner] that is told who is in segments.
+//
+// A person goes to a partner in two steps. Identify says what the partner is to know the person by; Encode makes a body of
+// what Identify said: of what it says now for who is to be added, and, word for word, of what was sent for who is to be
+// removed. Between the two the machinery compares, keeps what it is about to send, and sees to it that an identifier which
+// somebody else in the audience has too is not taken away.
+type AudiencePartner interface {
+	Partner
+
 	// Identify derives what the partner is to know a person by, normalised and hashed as it wants it. It is pure, and the
 	// same whenever the destination's config and the person are: a difference has the person removed and added again. Of
 	// the person's traits it sees [IdentifyingTraits] only. Whoever has nothing the partner could use gets no IDs, and a
@@ -45,12 +58,6 @@ type Partner interface {
 	// returns how many. It goes by each member's Identifiers, and never mixes those of two. It is pure, and may be called
 	// again with fewer members before anything is sent; all attempts get the same bytes.
 	Encode(Target, Batch) (body []byte, took int, err error)
-
-	// Send makes one attempt. It returns by ctx's end at the latest.
-	Send(ctx context.Context, to Target, m Message) Outcome
-
-	// Test tries whether the destination answers, without changing any audience.
-	Test(ctx context.Context, to Target) Outcome
 }
 
 // Rotator is a [Partner] whose secrets are made by us and can be replaced.
@@ -175,6 +182,7 @@ const DefaultLinger = time.Second
 // Limits tells how a destination wants to be spoken to.
 type Limits struct {
 	Members     int           // at most so many in one message
+	Events      int           // of an [EventPartner]: at most so many in one message; as Members if 0
 	Mixed       bool          // entering and leaving may share a message
 	Concurrency int           // at most so many messages at once, from one process
 	Timeout     time.Duration // of one attempt
@@ -192,6 +200,13 @@ type Limits struct {
 	// waits and Usage. Empty: each destination by itself.
 	Account string
 	Rates   []Rate // all of them hold
+
+	// MaxAge is how old an event may be that the partner still takes, by the event's own time: what gets older before it
+	// could be sent is given up. 0: any age.
+	MaxAge time.Duration
+
+	// OnePerson says that all events of a message have to be of one visitor or user.
+	OnePerson bool
 
 	TTL       time.Duration // who is not sent again within it is forgotten by the partner; 0: nobody is
 	PollEvery time.Duration // of a [Poller]: 1 min
@@ -256,6 +271,7 @@ type Message struct {
 	Body     []byte
 	Attempt  int // 1 for the first
 	Members  []MemberRef
+	Events   []EventRef // of a message about events, in the order of the batch; then there is no Segment and no Members
 }
 
 // MemberRef names one member of a message, in the order of the batch.

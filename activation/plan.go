@@ -125,9 +125,13 @@ func (q *queue) identify(ctx context.Context, t served, limits Limits, persons m
 	current map[ProfileID]Identifiers, ends map[ProfileID]time.Time, err error,
 ) {
 	current = make(map[ProfileID]Identifiers, len(persons))
+	partner, ok := t.partner.(AudiencePartner)
+	if !ok {
+		return nil, nil, fmt.Errorf("%w: %w", errEncode, ErrUnsupported)
+	}
 	for id, p := range persons {
 		p.ID = id
-		ids, err := t.partner.Identify(t.Target, p.identifying())
+		ids, err := partner.Identify(t.Target, p.identifying())
 		if err != nil {
 			return nil, nil, fmt.Errorf("%w: %w", errEncode, err)
 		}
@@ -167,7 +171,11 @@ func (l *line) encode(c *claim, p plan, members []claimed) (body []byte, took in
 			MessageID: m.MessageID, Cause: m.Cause,
 		}
 	}
-	body, took, err = l.target.partner.Encode(l.target.Target, b)
+	partner, ok := l.target.partner.(AudiencePartner)
+	if !ok {
+		return nil, 0, fmt.Errorf("%w: %w", errEncode, ErrUnsupported)
+	}
+	body, took, err = partner.Encode(l.target.Target, b)
 	if err != nil {
 		return nil, 0, fmt.Errorf("%w: %w", errEncode, err)
 	}

@@ -11,7 +11,7 @@
 // # A new partner
 //
 // The partner is a package activation/<partner> that exports Partner, made by New(client, outbound), and implements
-// [activation.Partner] and those of the other interfaces of activation/partner.go that its API has room for. Its fake is a
+// [activation.AudiencePartner] and those of the other interfaces of activation/partner.go that its API has room for. Its fake is a
 // type of this package, in a file of its own, that embeds [Faults] and implements [Fake]; [SampleFake] is an example of one
 // that uses everything, and [Receiver] one that needs little. A fake shares no code with its partner: it computes
 // signatures, normal forms and hashes by itself, from the people it is given by Seed.

@@ -23,12 +23,12 @@ import (
 type Sample struct{ client *http.Client }
 
 var (
-	_ activation.Partner   = (*Sample)(nil)
-	_ activation.Refresher = (*Sample)(nil)
-	_ activation.Creator   = (*Sample)(nil)
-	_ activation.Poller    = (*Sample)(nil)
-	_ activation.Sizer     = (*Sample)(nil)
-	_ activation.Validator = (*Sample)(nil)
+	_ activation.AudiencePartner = (*Sample)(nil)
+	_ activation.Refresher       = (*Sample)(nil)
+	_ activation.Creator         = (*Sample)(nil)
+	_ activation.Poller          = (*Sample)(nil)
+	_ activation.Sizer           = (*Sample)(nil)
+	_ activation.Validator       = (*Sample)(nil)
 )
 
 // NewSample returns a sample partner that sends with client.

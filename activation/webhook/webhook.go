@@ -43,8 +43,8 @@ type Partner struct {
 }
 
 var (
-	_ activation.Partner = (*Partner)(nil)
-	_ activation.Rotator = (*Partner)(nil)
+	_ activation.AudiencePartner = (*Partner)(nil)
+	_ activation.Rotator         = (*Partner)(nil)
 )
 
 // New returns a partner that sends with client, which must be one of [activation.NewClient] for the same cfg.
@@ -165,14 +165,14 @@ func (*Partner) Limits(t activation.Target) activation.Limits {
 // Gate lets everybody through: what a receiver of the customer's own may hear is the customer's to say.
 func (*Partner) Gate() activation.Gate { return activation.Gate{} }
 
-// Identify implements [activation.Partner]. A receiver knows people by our ids for them.
+// Identify implements [activation.AudiencePartner]. A receiver knows people by our ids for them.
 func (*Partner) Identify(_ activation.Target, p activation.Person) (activation.Identifiers, error) {
 	return activation.Identifiers{IDs: []activation.Identifier{{Kind: "profile_id", Value: profileID(p.ID)}}}, nil
 }
 
 func profileID(id activation.ProfileID) string { return "p_" + hex.EncodeToString(id[:]) }
 
-// Encode implements [activation.Partner].
+// Encode implements [activation.AudiencePartner].
 func (*Partner) Encode(_ activation.Target, b activation.Batch) (body []byte, took int, err error) {
 	return encode(b)
 }

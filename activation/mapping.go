@@ -1,0 +1,138 @@
+package activation
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Mapping says what a partner calls an event, and where the fields of the partner's event come from.
+type Mapping struct {
+	Name   string           `json:"name,omitzero"`
+	Fields map[string]Field `json:"fields,omitzero"` // by the partner's names
+}
+
+// Field is where one field of a partner's event comes from: a path into our event, or a value that is always the same.
+type Field struct {
+	// Path leads into the event as it came in, members and indexes of arrays separated by dots: properties.total,
+	// context.page.url, properties.products.0.sku.
+	Path string `json:"path,omitzero"`
+
+	// Value is any JSON. null leaves the field out.
+	Value jsontext.Value `json:"value,omitzero"`
+}
+
+// At returns the field that a path leads to.
+func At(path string) Field { return Field{Path: path} }
+
+const (
+	maxFields  = 50
+	maxPath    = 200
+	maxLiteral = 1000
+)
+
+// roots are what the paths of fields begin with.
+var roots = []string{
+	"anonymousId", "context", "event", "groupId", "messageId", "name", "properties", "timestamp", "traits", "type", "userId",
+}
+
+// over returns m with what a subscription says instead.
+func (m Mapping) over(by Mapping) Mapping {
+	if by.Name != "" {
+		m.Name = by.Name
+	}
+	m.Fields = maps.Clone(m.Fields)
+	if m.Fields == nil {
+		m.Fields = map[string]Field{}
+	}
+	maps.Copy(m.Fields, by.Fields)
+	return m
+}
+
+// check tells what is wrong with a mapping of any partner, as [*FieldError]s under /name and /fields.
+func (m Mapping) check() error {
+	var errs []error
+	if len(m.Name) > 200 || strings.ContainsFunc(m.Name, func(r rune) bool { return r < ' ' }) {
+		errs = append(errs, &FieldError{"/name", "must be at most 200 bytes, without control characters"})
+	}
+	if len(m.Fields) > maxFields {
+		errs = append(errs, &FieldError{"/fields", "must be at most " + strconv.Itoa(maxFields)})
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.Fields)) {
+		at := "/fields/" + escapePointer.Replace(name)
+		if name == "" || len(name) > 100 {
+			errs = append(errs, &FieldError{at, "must have a name of 1 to 100 bytes"})
+		}
+		if wrong, where := m.Fields[name].check(); wrong != "" {
+			errs = append(errs, &FieldError{at + where, wrong})
+		}
+	}
+	return errors.Join(errs...)
+}
+
+var escapePointer = strings.NewReplacer("~", "~0", "/", "~1")
+
+func (f Field) check() (wrong, where string) {
+	switch {
+	case (f.Path == "") == (f.Value == nil):
+		return "must have either path or value", ""
+	case len(f.Value) > maxLiteral:
+		return "must be at most " + strconv.Itoa(maxLiteral) + " bytes", "/value"
+	case f.Value != nil:
+		return "", ""
+	case len(f.Path) > maxPath:
+		return "must be at most " + strconv.Itoa(maxPath) + " bytes", "/path"
+	}
+	steps := strings.Split(f.Path, ".")
+	if slices.Contains(steps, "") {
+		return "must not have empty steps", "/path"
+	}
+	if !slices.Contains(roots, steps[0]) {
+		return "must begin with one of " + strings.Join(roots, ", "), "/path"
+	}
+	return "", ""
+}
+
+// apply returns the fields that a mapping finds in an event, its numbers as they were written.
+func (m Mapping) apply(body []byte) map[string]jsontext.Value {
+	fields := make(map[string]jsontext.Value, len(m.Fields))
+	for name, f := range m.Fields {
+		v := f.Value
+		if f.Path != "" {
+			v = lookUp(body, strings.Split(f.Path, "."))
+		}
+		if v != nil && v.Kind() != 'n' {
+			fields[name] = v
+		}
+	}
+	return fields
+}
+
+// lookUp returns what is at the end of a path, or nil.
+func lookUp(v jsontext.Value, path []string) jsontext.Value {
+	for _, step := range path {
+		switch v.Kind() {
+		case '{':
+			var members map[string]jsontext.Value
+			if json.Unmarshal(v, &members) != nil {
+				return nil
+			}
+			v = members[step]
+		case '[':
+			var elements []jsontext.Value
+			i, err := strconv.ParseUint(step, 10, 16)
+			if err != nil || json.Unmarshal(v, &elements) != nil || int(i) >= len(elements) {
+				return nil
+			}
+			v = elements[i]
+		default:
+			return nil
+		}
+	}
+	return v
+}
