@@ -75,6 +75,9 @@ type Segment struct {
 // people tells who somebody is. Those it does not know are missing from its answer.
 type people interface {
 	People(ctx context.Context, lane int, workspace int32, ids [][16]byte) (map[[16]byte]Person, error)
+
+	// PeopleOf tells who somebody is by the keys of identifiers, whoever those belong to now.
+	PeopleOf(ctx context.Context, workspace int32, keys [][16]byte) (map[[16]byte]Person, error)
 }
 
 // segments tells how segments are called. Those it does not know are missing from its answer.

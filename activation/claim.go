@@ -67,6 +67,8 @@ type claimed struct {
 	ids     Identifiers // what the message tells it
 	person  Person      // as the body has it
 	until   time.Time   // when ids end; zero: never
+
+	event *conversion // of a claim of events
 }
 
 // columns of activations, as claimed has them.
@@ -92,13 +94,28 @@ func (c *claim) refs() []MemberRef {
 	return refs
 }
 
+// message returns the claim as a partner sees it.
+func (c *claim) message() Message {
+	m := Message{Key: c.key, Batch: c.id, Segment: c.segment, Audience: c.audience, Body: c.body, Attempt: c.tries}
+	if c.ofEvents() {
+		m.Events = c.events()
+	} else {
+		m.Members = c.refs()
+	}
+	return m
+}
+
 // tokenHolds tells of a destination d that its access token may be used: it has not ended, or nobody knows when it does and
 // it is not being refreshed.
 const tokenHolds = `(d.token_expires_at > now() OR d.token_expires_at IS NULL AND d.refresh_until <= now())`
 
+// reachable tells of a destination d, as the caller knows it, that something may be sent to it: not if it is another
+// version by now, paused or blocked.
+const reachable = `d.id = @destination AND d.version = @version AND d.secrets_version = @secrets AND d.status = 'active'
+			AND d.blocked_until <= now() AND ` + tokenHolds
+
 // oldest returns the first batch or row of a lane that is due at a destination: removes for the sake of consent first, then
-// removes, then adds. version is that of the destination as the caller knows it: under any other, or when it is paused or
-// blocked, nothing is due.
+// removes, then adds.
 const oldest = `
 	SELECT a.segment_id, a.batch_id, a.rank
 	FROM destinations d
@@ -110,12 +127,25 @@ const oldest = `
 		ORDER BY next_at
 		LIMIT 1
 	) a
-	WHERE d.id = @destination AND d.version = @version AND d.secrets_version = @secrets AND d.status = 'active'
-		AND d.blocked_until <= now() AND ` + tokenHolds + `
+	WHERE ` + reachable + `
 	ORDER BY r.rank
 	LIMIT 1`
 
-// claim takes what is due in a lane for a destination, as much as fits into one message. It returns nil if nothing is, or
+// claimAny takes what is due in a lane for a destination, be it people or events, of which some are looked for first.
+func (q *queue) claimAny(ctx context.Context, lane int, l *line, eventsFirst bool) (c *claim, again bool, err error) {
+	of := []func(context.Context, int, *line) (*claim, bool, error){q.claim, q.claimEvents}
+	if eventsFirst {
+		slices.Reverse(of)
+	}
+	for _, claim := range of {
+		if c, again, err = claim(ctx, lane, l); err != nil || c != nil || again {
+			return c, again, err
+		}
+	}
+	return nil, false, nil
+}
+
+// claim takes people who are due in a lane for a destination, as much as fits into one message. It returns nil if nothing is, or
 // if others have it; again tells that something else may be due. A batch that was tried before is taken as it was, unless
 // somebody in it has changed since then: then those who have not become a batch of their own.
 func (q *queue) claim(ctx context.Context, lane int, l *line) (c *claim, again bool, err error) {
@@ -240,7 +270,7 @@ func (q *queue) claimRows(ctx context.Context, tx pgx.Tx, c claim, rank int16, l
 
 // insert writes the batch of a claim whose rows are locked, and its rows.
 func (q *queue) insert(ctx context.Context, tx pgx.Tx, c *claim) error {
-	const query = `
+	const batch = `
 		WITH batch AS (
 			INSERT INTO activation_batches
 				(lane, id, destination_id, segment_id, message_key, profiles, versions, tries, attempts,
@@ -248,13 +278,25 @@ func (q *queue) insert(ctx context.Context, tx pgx.Tx, c *claim) error {
 			VALUES (@lane, nextval('activation_batch'), @destination, @segment, @key, @profiles, @versions, 1, @attempts,
 				@created, @token, now() + @lease)
 			RETURNING id
-		), rows AS (
+		), rows AS (`
+	const people = batch + `
 			UPDATE activations a
 			SET status = 'claimed', batch_id = batch.id
 			FROM batch, unnest(@profiles::uuid[]) AS p (id)
 			WHERE a.lane = @lane AND a.destination_id = @destination AND a.segment_id = @segment AND a.profile_id = p.id
 		)
 		SELECT id FROM batch`
+	const events = batch + `
+			UPDATE conversions c
+			SET status = 'claimed', batch_id = batch.id
+			FROM batch
+			WHERE c.lane = @lane AND c.destination_id = @destination AND c.id = ANY(@versions)
+		)
+		SELECT id FROM batch`
+	query := people
+	if c.ofEvents() {
+		query = events
+	}
 	c.tries = 1
 	said := c.arrays()
 	return tx.QueryRow(ctx, query, pgx.StrictNamedArgs{

@@ -23,6 +23,13 @@ const (
 	demoted = "demoted" // it may not be sent, for want of consent
 )
 
+// What else may become of an event.
+const (
+	doubted = "doubted"    // to be looked at again: its person is not there, or may not be sent, as far as is known
+	denied  = eventDenied  // its person may not be sent
+	expired = eventExpired // older than the partner takes
+)
+
 // result is what an attempt means for one row, if the row has not changed in the meantime.
 type result struct {
 	claimed

@@ -26,6 +26,11 @@ type Delivery struct {
 	HTTPStatus int    // 0 if there was no answer
 	Latency    time.Duration
 	Excerpt    string // of the answer, redacted
+
+	// Of an event: which subscription selected it, and its name. Then there is no segment, and Version says nothing. The
+	// profile is that of the person when it was sent, ChangedAt when we received it.
+	Subscription *int64
+	Event        string
 }
 
 // DeliveryFilter selects from the ledger. Zero fields select everything.
@@ -46,7 +51,8 @@ func (s *Store) Deliveries(ctx context.Context, workspace int32, ref string, f D
 	}
 	const query = `
 		SELECT d.id, d.segment_id, d.profile_id, d.version, d.entered, d.outcome, d.reason, d.at, d.changed_at,
-			d.message_id, d.cause, a.message_key, a.number, a.status, a.latency_us * interval '1 microsecond', a.excerpt
+			d.message_id, d.cause, a.message_key, a.number, a.status, a.latency_us * interval '1 microsecond', a.excerpt,
+			d.subscription_id, d.event
 		FROM generate_series(0, @lanes - 1) AS l (lane)
 		CROSS JOIN LATERAL (
 			SELECT d.*
@@ -152,13 +158,16 @@ func (s *Store) Summaries(ctx context.Context, workspace int32, ref string) (map
 	return all, nil
 }
 
-// FailureCount is how many people are not as they should be at a destination, for one reason.
+// FailureCount is how many people are not as they should be at a destination, or how many events were not sent, for one
+// reason.
 type FailureCount struct {
 	Segment int64
-	Status  string // failed, parked, unreachable, pending (tried before, and to be tried again), or refused (the partner said how many, not who)
+	Status  string // failed, parked, unreachable, expired or forgotten (events only), pending (tried before, and to be tried again), or refused (the partner said how many, not who)
 	Reason  string
 	Count   int64
 	Last    time.Time // when it last happened; of refused ones within the time that the ledger is kept
+
+	Subscription *int64 // of events: then there is no segment
 }
 
 // Failures returns what is wrong at a destination, or for one of its segments if segment is not 0, the most frequent first.
@@ -169,18 +178,30 @@ func (s *Store) Failures(ctx context.Context, workspace int32, ref string, segme
 	}
 	// A row that failed or was parked has the time of that as its next_at; for others it is the best that is known.
 	const query = `
-		SELECT segment_id, status, reason, count(*) AS n, least(max(next_at), now())
+		SELECT segment_id, status, reason, count(*) AS n, least(max(next_at), now()), NULL::bigint AS subscription_id
 		FROM activations
 		WHERE lane BETWEEN 0 AND @lanes - 1 AND destination_id = @destination AND (@segment = 0 OR segment_id = @segment)
 			AND reason <> '' AND status IN ('failed', 'parked', 'unreachable', 'pending')
 		GROUP BY segment_id, status, reason
 		UNION ALL
-		SELECT r.segment_id, 'refused', c.value ->> 'reason', sum((c.value ->> 'count')::bigint)::bigint, max(r.done_at)
+		SELECT r.segment_id, 'refused', c.value ->> 'reason', sum((c.value ->> 'count')::bigint)::bigint, max(r.done_at), NULL
 		FROM activation_receipts r
 		CROSS JOIN LATERAL jsonb_array_elements(r.counts) AS c (value)
 		WHERE r.destination_id = @destination AND (@segment = 0 OR r.segment_id = @segment) AND r.done_at IS NOT NULL
 		GROUP BY r.segment_id, c.value ->> 'reason'
-		ORDER BY n DESC, segment_id, status, reason
+		UNION ALL
+		SELECT 0, status, reason, count(*), least(max(coalesce(done_at, next_at)), now()), subscription_id
+		FROM conversions
+		WHERE lane BETWEEN 0 AND @lanes - 1 AND destination_id = @destination AND @segment = 0
+			AND reason <> '' AND status IN ('failed', 'parked', 'pending')
+		GROUP BY subscription_id, status, reason
+		UNION ALL
+		SELECT 0, outcome, reason, sum(events)::bigint, max(last_at), subscription_id
+		FROM conversion_counts
+		WHERE lane BETWEEN 0 AND @lanes - 1 AND destination_id = @destination AND @segment = 0
+			AND outcome IN ('expired', 'forgotten')
+		GROUP BY subscription_id, outcome, reason
+		ORDER BY n DESC, segment_id, subscription_id, status, reason
 		LIMIT @limit`
 	rows, _ := s.db.Query(ctx, query, pgx.StrictNamedArgs{
 		"lanes": s.lanes, "destination": id, "segment": segment, "limit": limit,

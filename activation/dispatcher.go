@@ -1,6 +1,7 @@
 package activation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ const (
 	busyPause  = 5 * time.Millisecond
 	sweepEvery = 10 * time.Second
 	tidyEvery  = 10 * time.Minute
+	eventsKept = 7 * 24 * time.Hour // after they came in, whatever became of them: as long as duplicates are known
 )
 
 // Dispatcher sends what is due. Any number of them may run on one database.
@@ -199,6 +201,11 @@ func (d *Dispatcher) tidying(ctx context.Context) error {
 		const chunks = 20
 		more, err := d.queue.forgetOld(ctx, time.Now().Add(-d.cfg.Ledger), chunks)
 		if err == nil {
+			var still bool
+			still, err = d.queue.forgetEvents(ctx, time.Now().Add(-eventsKept), chunks)
+			more = more || still
+		}
+		if err == nil {
 			err = d.queue.letGo(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
@@ -230,7 +237,7 @@ func (d *Dispatcher) start(ctx context.Context, workers *sync.WaitGroup) error {
 		FROM destinations d
 		CROSS JOIN generate_series(0, @lanes - 1) AS l (lane)
 		WHERE d.status = 'active' AND d.blocked_until <= now() AND ` + tokenHolds + `
-			AND EXISTS (
+			AND (EXISTS (
 				SELECT
 				FROM (VALUES (0::smallint), (1::smallint), (2::smallint)) AS r (rank)
 				WHERE EXISTS (
@@ -238,6 +245,10 @@ func (d *Dispatcher) start(ctx context.Context, workers *sync.WaitGroup) error {
 					FROM activations a
 					WHERE a.lane = l.lane::smallint AND a.destination_id = d.id AND a.rank = r.rank AND a.status = 'pending'
 						AND a.next_at <= now()))
+				OR EXISTS (
+					SELECT
+					FROM conversions c
+					WHERE c.lane = l.lane::smallint AND c.destination_id = d.id AND c.status = 'pending' AND c.next_at <= now()))
 		ORDER BY d.id, random()`
 	rows, _ := d.queue.pool.Query(ctx, query, pgx.StrictNamedArgs{"lanes": d.cfg.Lanes})
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[due])
@@ -278,6 +289,7 @@ func (d *Dispatcher) line(ctx context.Context, w due) (*line, error) {
 	}
 	limits := t.partner.Limits(t.Target)
 	limits.Members = max(limits.Members, 1)
+	limits.Events = cmp.Or(max(limits.Events, 0), limits.Members)
 	limits.Concurrency = max(limits.Concurrency, 1)
 	limits.Timeout = min(limits.Timeout, d.cfg.Lease/2-margin/2)
 	l = &line{
@@ -387,7 +399,7 @@ func (d *Dispatcher) sweeping(ctx context.Context) error {
 }
 
 func (d *Dispatcher) observe(ctx context.Context) error {
-	const query = `
+	const people = `
 		SELECT coalesce(extract(epoch FROM now() - min(a.next_at)), 0)::float8
 		FROM destinations d
 		CROSS JOIN generate_series(0, @lanes - 1) AS l (lane)
@@ -401,9 +413,25 @@ func (d *Dispatcher) observe(ctx context.Context) error {
 			LIMIT 1
 		) a
 		WHERE d.status = 'active' AND d.blocked_until <= now()`
+	const events = `
+		SELECT coalesce(extract(epoch FROM now() - min(c.next_at)), 0)::float8
+		FROM destinations d
+		CROSS JOIN generate_series(0, @lanes - 1) AS l (lane)
+		CROSS JOIN LATERAL (
+			SELECT next_at
+			FROM conversions
+			WHERE lane = l.lane::smallint AND destination_id = d.id AND status = 'pending' AND next_at <= now()
+			ORDER BY next_at
+			LIMIT 1
+		) c
+		WHERE d.status = 'active' AND d.blocked_until <= now()`
 	var age float64
-	if err := d.queue.pool.QueryRow(ctx, query, pgx.StrictNamedArgs{"lanes": d.cfg.Lanes}).Scan(&age); err != nil {
-		return err
+	for _, query := range []string{people, events} {
+		var a float64
+		if err := d.queue.pool.QueryRow(ctx, query, pgx.StrictNamedArgs{"lanes": d.cfg.Lanes}).Scan(&a); err != nil {
+			return err
+		}
+		age = max(age, a)
 	}
 	d.metrics.dueAge.Set(age)
 	open := 0
@@ -419,8 +447,10 @@ func (d *Dispatcher) observe(ctx context.Context) error {
 }
 
 // work sends what is due in one lane for one destination until nothing is, or the destination is to be left alone.
+//
+// People and events take turns, so that neither waits for all of the others.
 func (d *Dispatcher) work(ctx context.Context, l *line, lane int) {
-	for ctx.Err() == nil && l.blockedFor() <= 0 && l.breaker.allow() {
+	for turn := 0; ctx.Err() == nil && l.blockedFor() <= 0 && l.breaker.allow(); turn++ {
 		pause, err := d.accounts.take(ctx, l.account)
 		if err != nil || pause > 0 {
 			l.breaker.cancel()
@@ -433,7 +463,7 @@ func (d *Dispatcher) work(ctx context.Context, l *line, lane int) {
 			}
 			continue
 		}
-		c, again, err := d.queue.claim(ctx, lane, l)
+		c, again, err := d.queue.claimAny(ctx, lane, l, turn%2 == 1)
 		if err != nil || c == nil {
 			l.breaker.cancel()
 			l.account.giveBack()
@@ -445,7 +475,7 @@ func (d *Dispatcher) work(ctx context.Context, l *line, lane int) {
 			}
 			continue
 		}
-		if len(c.members) == l.limits.Members {
+		if most := l.limits.Members; len(c.members) == most || c.ofEvents() && len(c.members) == l.limits.Events {
 			d.Wake() // there may be work for another worker
 		}
 		if !d.deliver(ctx, l, c) {
@@ -460,37 +490,35 @@ func (d *Dispatcher) deliver(stop context.Context, l *line, c *claim) bool {
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(stop), c.taken.Add(d.cfg.Lease-margin/2))
 	defer cancel()
 	log := d.log.With("partner", l.target.partner.Type(), "destination_id", c.destination, "batch_id", c.id)
-	if c.body == nil {
-		ready, err := d.prepare(ctx, l, c)
-		if err != nil || !ready {
-			l.breaker.cancel()
-			l.account.giveBack()
+	ready, err := d.prepare(ctx, l, c)
+	if err != nil || !ready {
+		l.breaker.cancel()
+		l.account.giveBack()
+	}
+	var unmapped *mapError
+	switch {
+	case errors.Is(err, errEncode):
+		a := attempt{started: time.Now(), outcome: Outcome{Class: Config, Reason: errEncode.Error()}}
+		log.ErrorContext(ctx, "destination stopped", "reason", a.outcome.Reason, "err", err)
+		if err := d.record(ctx, c, a, decide(c, a.outcome, d.cfg.Schedule, time.Now())); err != nil {
+			log.ErrorContext(ctx, "record that a message could not be made", "err", err)
 		}
-		var unmapped *mapError
-		switch {
-		case errors.Is(err, errEncode):
-			a := attempt{started: time.Now(), outcome: Outcome{Class: Config, Reason: errEncode.Error()}}
-			log.ErrorContext(ctx, "destination stopped", "reason", a.outcome.Reason, "err", err)
-			if err := d.record(ctx, c, a, decide(c, a.outcome, d.cfg.Schedule, time.Now())); err != nil {
-				log.ErrorContext(ctx, "record that a message could not be made", "err", err)
-			}
-			return false
-		case errors.As(err, &unmapped): // as if the message itself had been answered so, but for its being unknown
-			a := attempt{started: time.Now(), outcome: unmapped.outcome}
-			if a.outcome.Class == OK {
-				a.outcome = Outcome{Class: Retry, Reason: "identifiers were mapped to too few others"}
-			}
-			a.outcome.Unknown = false
-			return d.conclude(ctx, stop, log, l, c, a)
-		case errors.Is(err, errLost):
-			d.metrics.lost.Inc()
-			return false
-		case err != nil:
-			d.giveBack(ctx, log, c, time.Second, "the message could not be prepared", err)
-			return false
-		case !ready:
-			return true
+		return false
+	case errors.As(err, &unmapped): // as if the message itself had been answered so, but for its being unknown
+		a := attempt{started: time.Now(), outcome: unmapped.outcome}
+		if a.outcome.Class == OK {
+			a.outcome = Outcome{Class: Retry, Reason: "identifiers were mapped to too few others"}
 		}
+		a.outcome.Unknown = false
+		return d.conclude(ctx, stop, log, l, c, a)
+	case errors.Is(err, errLost):
+		d.metrics.lost.Inc()
+		return false
+	case err != nil:
+		d.giveBack(ctx, log, c, time.Second, "the message could not be prepared", err)
+		return false
+	case !ready:
+		return true
 	}
 	if wait := l.blockedFor(); wait > 0 {
 		l.breaker.cancel()
@@ -611,9 +639,7 @@ func (d *Dispatcher) send(ctx, stop context.Context, l *line, c *claim) (o Outco
 		case <-ctx.Done():
 		}
 	})()
-	return l.target.partner.Send(ctx, l.target.Target, Message{
-		Key: c.key, Batch: c.id, Segment: c.segment, Audience: c.audience, Body: c.body, Attempt: c.tries, Members: c.refs(),
-	})
+	return l.target.partner.Send(ctx, l.target.Target, c.message())
 }
 
 // record writes an outcome down, if need be again: while the lease lasts nobody else can know better.

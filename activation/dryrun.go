@@ -134,27 +134,33 @@ func (s *Store) DryRun(
 	m := Message{
 		Key: "msg_dry_run", Segment: segment, Audience: c.audience, Body: body, Attempt: 1, Members: c.refs(),
 	}
+	out.Requests, out.Validated, err = t.draft(ctx, limits, m, !missing)
+	return out, err
+}
+
+// draft returns the requests that would be made of a message, redacted, and what the partner says of it, if it can be asked.
+func (t served) draft(ctx context.Context, limits Limits, m Message, ask bool) (drafts []Draft, said *TestResult, err error) {
 	ctx, cancel := context.WithTimeout(ctx, orElse(limits.Timeout, 20*time.Second))
 	defer cancel()
 	if drafter, ok := t.partner.(Drafter); ok {
-		if out.Requests, err = drafter.Draft(t.Target, m); err != nil {
-			return DryRun{}, dryRunError(err)
+		if drafts, err = drafter.Draft(t.Target, m); err != nil {
+			return nil, nil, dryRunError(err)
 		}
 	} else {
-		t.partner.Send(context.WithValue(ctx, draftsKey{}, &out.Requests), t.Target, m)
+		t.partner.Send(context.WithValue(ctx, draftsKey{}, &drafts), t.Target, m)
 	}
-	for i := range out.Requests {
-		out.Requests[i] = out.Requests[i].redacted()
+	for i := range drafts {
+		drafts[i] = drafts[i].redacted()
 	}
-	if validator, ok := t.partner.(Validator); ok && !missing {
+	if validator, ok := t.partner.(Validator); ok && ask {
 		start := time.Now()
 		o := validator.Validate(ctx, t.Target, m)
-		out.Validated = &TestResult{
+		said = &TestResult{
 			OK: o.Class == OK, Outcome: string(o.Class), Status: o.Status, Reason: o.Reason, Excerpt: o.Excerpt,
 			Latency: time.Since(start),
 		}
 	}
-	return out, nil
+	return drafts, said, nil
 }
 
 // dryRunError makes what a partner says of the settings something that its reader can act upon.

@@ -164,11 +164,11 @@ func object(v jsontext.Value) jsontext.Value {
 }
 
 func readContext(raw jsontext.Value) EventContext {
-	var members map[string]jsontext.Value
-	if json.Unmarshal(raw, &members) != nil {
-		return EventContext{Raw: raw}
-	}
 	c := EventContext{Raw: raw}
+	members := membersOf(raw)
+	if members == nil {
+		return c
+	}
 	for name, into := range map[string]any{
 		"ip": &c.IP, "userAgent": &c.UserAgent, "locale": &c.Locale, "timezone": &c.Timezone, "page": &c.Page,
 		"device": &c.Device, "app": &c.App, "os": &c.OS,
@@ -184,11 +184,7 @@ func readContext(raw jsontext.Value) EventContext {
 	}
 	given := texts(members["clickIds"])
 	for _, name := range clickIDs {
-		var own string
-		if v := members[name]; v.Kind() == '"' {
-			_ = json.Unmarshal(v, &own)
-		}
-		for _, id := range []string{own, given[name], query.Get(name)} {
+		for _, id := range []string{unquoted(members[name]), given[name], query.Get(name)} {
 			if id = strings.TrimSpace(id); id != "" && len(id) <= 512 {
 				if c.ClickIDs == nil {
 					c.ClickIDs = map[string]string{}
@@ -203,19 +199,30 @@ func readContext(raw jsontext.Value) EventContext {
 
 // texts returns the members of an object that are texts.
 func texts(v jsontext.Value) map[string]string {
-	var members map[string]jsontext.Value
-	if json.Unmarshal(v, &members) != nil {
-		return nil
-	}
 	var found map[string]string
-	for name, v := range members {
-		var s string
-		if v.Kind() == '"' && json.Unmarshal(v, &s) == nil {
+	for name, v := range membersOf(v) {
+		if v.Kind() == '"' {
 			if found == nil {
 				found = map[string]string{}
 			}
-			found[name] = s
+			found[name] = unquoted(v)
 		}
 	}
 	return found
+}
+
+// membersOf returns the members of an object, or nil for anything else.
+func membersOf(v jsontext.Value) (members map[string]jsontext.Value) {
+	if v.Kind() != '{' || json.Unmarshal(v, &members) != nil {
+		return nil
+	}
+	return members
+}
+
+// unquoted returns what a JSON string says, or "" for anything else.
+func unquoted(v jsontext.Value) (s string) {
+	if v.Kind() != '"' || json.Unmarshal(v, &s) != nil {
+		return ""
+	}
+	return s
 }

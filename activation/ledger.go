@@ -26,11 +26,22 @@ const ConfigLock int64 = 0x6d756201
 type Ledger struct {
 	changes prometheus.Counter
 	rows    prometheus.Counter
+	events  *prometheus.CounterVec
+
+	subscriptions subscriptionCache
 }
 
 // NewLedger returns a ledger that counts in reg.
 func NewLedger(reg prometheus.Registerer) *Ledger {
+	events := promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
+		Name: "mubatch_activation_events_total",
+		Help: "Events that destinations subscribe to, by whether they were enqueued or denied for want of consent.",
+	}, []string{"outcome"})
+	for _, outcome := range []string{"enqueued", "denied"} {
+		events.WithLabelValues(outcome)
+	}
 	return &Ledger{
+		events: events,
 		changes: promauto.With(reg).NewCounter(prometheus.CounterOpts{
 			Name: "mubatch_activation_changes_total",
 			Help: "Changes of membership handed to activation.",

@@ -118,11 +118,7 @@ func lookUp(v jsontext.Value, path []string) jsontext.Value {
 	for _, step := range path {
 		switch v.Kind() {
 		case '{':
-			var members map[string]jsontext.Value
-			if json.Unmarshal(v, &members) != nil {
-				return nil
-			}
-			v = members[step]
+			v = membersOf(v)[step]
 		case '[':
 			var elements []jsontext.Value
 			i, err := strconv.ParseUint(step, 10, 16)

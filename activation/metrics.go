@@ -28,7 +28,7 @@ func newMetrics(reg prometheus.Registerer, partners map[string]Partner) *metrics
 		}, []string{"partner", "outcome"}),
 		members: with.NewCounterVec(prometheus.CounterOpts{
 			Name: "mubatch_activation_members_total",
-			Help: "People in those messages, by partner and what became of each.",
+			Help: "People and events in those messages, by partner and what became of each.",
 		}, []string{"partner", "outcome"}),
 		latency: with.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "mubatch_activation_send_seconds",
@@ -37,7 +37,7 @@ func newMetrics(reg prometheus.Registerer, partners map[string]Partner) *metrics
 		}, []string{"partner"}),
 		freshness: with.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "mubatch_activation_change_to_accepted_seconds",
-			Help:    "Time from a change of membership to the partner's acceptance.",
+			Help:    "Time from a change of membership, or the receipt of an event, to the partner's acceptance.",
 			Buckets: prometheus.ExponentialBuckets(0.005, 3, 14),
 		}, []string{"partner"}),
 		created: with.NewCounterVec(prometheus.CounterOpts{

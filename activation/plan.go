@@ -198,6 +198,12 @@ const awaitPause = 200 * time.Millisecond
 // prepare makes the body of a claim and keeps it, so that whoever tries again sends the same bytes. It tells whether
 // anything is left to be sent.
 func (d *Dispatcher) prepare(ctx context.Context, l *line, c *claim) (ready bool, err error) {
+	if c.ofEvents() {
+		return d.prepareEvents(ctx, l, c)
+	}
+	if c.body != nil {
+		return true, nil
+	}
 	p, err := d.plan(ctx, l, c)
 	if err != nil {
 		return false, err

@@ -196,6 +196,9 @@ func (q *queue) polled(ctx context.Context, c *claim, a attempt, p Polled, sched
 		if err != nil {
 			return err
 		}
+		if c.ofEvents() {
+			return q.polledEvents(ctx, tx, c, a, what)
+		}
 		said := c.arrays()
 		found, _ := tx.Query(ctx, rows, pgx.StrictNamedArgs{
 			"lane": c.lane, "destination": c.destination, "segment": c.segment, "profiles": said.profiles, "id": c.id,

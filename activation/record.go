@@ -157,6 +157,9 @@ func applyResults(ctx context.Context, tx pgx.Tx, c *claim, results []result, un
 	if len(results) == 0 {
 		return nil
 	}
+	if c.ofEvents() {
+		return applyEventResults(ctx, tx, c, results, groups)
+	}
 	const known = `(r.identity < 0 OR a.identity = r.identity)` // the person's identity has not changed since the claim
 	const fresh = `(a.version = r.version AND ` + known + `)`   // nor has what is wanted
 	// An accepted remove is left alone until it is polled, whatever is wanted by now.
@@ -271,15 +274,18 @@ func writeLedger(ctx context.Context, tx pgx.Tx, c *claim, a attempt) error {
 		)
 		INSERT INTO deliveries
 			(lane, destination_id, attempt_id, segment_id, profile_id, version, entered, outcome, reason, at, changed_at,
-			 message_id, cause)
+			 message_id, cause, subscription_id, event)
 		SELECT @lane::smallint, @destination::bigint, attempt.id, @segment, m.profile_id, m.version, m.entered, m.outcome, m.reason, @at,
-			m.changed_at, m.message_id, m.cause
+			m.changed_at, m.message_id, m.cause, m.subscription_id, m.event
 		FROM attempt, unnest(@profiles::uuid[], @versions::bigint[], @entered::boolean[], @outcomes::text[],
-			@reasons::text[], @changed::timestamptz[], @messages::text[], @causes::text[])
-			AS m (profile_id, version, entered, outcome, reason, changed_at, message_id, cause)`
+			@reasons::text[], @changed::timestamptz[], @messages::text[], @causes::text[], @subscriptions::bigint[],
+			@events::text[])
+			AS m (profile_id, version, entered, outcome, reason, changed_at, message_id, cause, subscription_id, event)`
 	n := len(c.members)
 	var (
 		said     = c.arrays()
+		subs     = make([]*int64, n)
+		events   = make([]string, n)
 		outcomes = make([]string, n)
 		reasons  = make([]string, n)
 		changed  = make([]time.Time, n)
@@ -290,6 +296,10 @@ func writeLedger(ctx context.Context, tx pgx.Tx, c *claim, a attempt) error {
 		r := a.outcome.row(i)
 		outcomes[i], reasons[i] = string(r.Class), r.Reason
 		changed[i], messages[i], causes[i] = m.ChangedAt, m.MessageID, m.Cause
+		said.profiles[i] = m.whose()
+		if m.event != nil {
+			subs[i], events[i] = &m.event.subscription, m.event.name
+		}
 	}
 	_, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{
 		"lane": c.lane, "destination": c.destination, "batch": c.id, "key": c.key, "number": c.tries,
@@ -298,6 +308,7 @@ func writeLedger(ctx context.Context, tx pgx.Tx, c *claim, a attempt) error {
 		"reason": a.outcome.Reason, "excerpt": a.outcome.Excerpt, "segment": c.segment,
 		"at": a.started.Add(a.latency), "profiles": said.profiles, "versions": said.versions,
 		"entered": said.entered, "outcomes": outcomes, "reasons": reasons, "changed": changed, "messages": messages, "causes": causes,
+		"subscriptions": subs, "events": events,
 	})
 	if err != nil {
 		return fmt.Errorf("write the ledger: %w", err)
@@ -378,6 +389,11 @@ func (q *queue) tidy(ctx context.Context) error {
 			FROM activations a
 			WHERE a.lane = b.lane AND a.destination_id = b.destination_id AND a.segment_id = b.segment_id
 				AND a.profile_id = ANY(b.profiles) AND a.batch_id = b.id)
+			AND NOT EXISTS (
+				SELECT
+				FROM conversions c
+				WHERE c.lane = b.lane AND c.destination_id = b.destination_id AND c.id = ANY(b.versions)
+					AND c.batch_id = b.id)
 		RETURNING b.id, b.removing`
 	err := pgx.BeginFunc(ctx, q.pool, func(tx pgx.Tx) error {
 		rows, _ := tx.Query(ctx, query)

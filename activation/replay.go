@@ -18,7 +18,7 @@ type Replay struct {
 }
 
 // Replay has the present state of people sent again, as new messages, and returns of how many. What is being sent just now
-// is left out.
+// is left out. Of events those are sent again that failed or were parked: others were sent, or must not be.
 func (s *Store) Replay(ctx context.Context, workspace int32, ref string, r Replay) (int64, error) {
 	id, err := s.find(ctx, workspace, ref)
 	if err != nil {
@@ -81,5 +81,6 @@ func (s *Store) Replay(ctx context.Context, workspace int32, ref string, r Repla
 			more = len(done) == chunk
 		}
 	}
-	return total, nil
+	n, err := s.replayEvents(ctx, id, r)
+	return total + n, err
 }

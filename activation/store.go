@@ -404,8 +404,10 @@ func (s *Store) setGate(ctx context.Context, tx pgx.Tx, id int64, gate Gate) err
 	if err != nil || tag.RowsAffected() == 0 {
 		return err
 	}
-	_, err = tx.Exec(ctx, refill, pgx.StrictNamedArgs{"id": id})
-	return err
+	if _, err = tx.Exec(ctx, refill, pgx.StrictNamedArgs{"id": id}); err != nil {
+		return err
+	}
+	return subscriptionsChanged(ctx, tx)
 }
 
 // locked is a destination that a transaction is about to change.
@@ -519,7 +521,10 @@ func (s *Store) setStatus(
 
 // hasten makes due now what waits for its next attempt at a destination. What waits for an audience goes on waiting.
 func hasten(ctx context.Context, db database, lanes int, destination int64) error {
-	return hurry(ctx, db, lanes, pgx.StrictNamedArgs{"destination": destination, "segment": 0, "all": false})
+	if err := hurry(ctx, db, lanes, pgx.StrictNamedArgs{"destination": destination, "segment": 0, "all": false}); err != nil {
+		return err
+	}
+	return hastenEvents(ctx, db, lanes, destination)
 }
 
 // releaseWaiting makes due what waited for the audience of a segment.
@@ -547,6 +552,29 @@ func hurry(ctx context.Context, db database, lanes int, args pgx.StrictNamedArgs
 		args["lane"] = lane
 		if _, err := inChunks(ctx, db, query, args); err != nil {
 			return fmt.Errorf("hasten what waits for destination %v: %w", args["destination"], err)
+		}
+	}
+	return nil
+}
+
+// hastenEvents makes due now what events wait for their next attempt at a destination.
+func hastenEvents(ctx context.Context, db database, lanes int, destination int64) error {
+	const query = `
+		WITH waiting AS (
+			SELECT id
+			FROM conversions
+			WHERE lane = @lane AND destination_id = @destination AND status = 'pending' AND next_at > now()
+			ORDER BY id
+			LIMIT @chunk
+			FOR UPDATE
+		)
+		UPDATE conversions c
+		SET next_at = now()
+		FROM waiting w
+		WHERE c.lane = @lane AND c.destination_id = @destination AND c.id = w.id`
+	for lane := range lanes {
+		if _, err := inChunks(ctx, db, query, pgx.StrictNamedArgs{"lane": lane, "destination": destination}); err != nil {
+			return fmt.Errorf("hasten events that wait for destination %d: %w", destination, err)
 		}
 	}
 	return nil
@@ -658,6 +686,7 @@ func (s *Store) Delete(ctx context.Context, workspace int32, ref string) error {
 		SET status = 'disabled', status_reason = 'being deleted', version = version + 1, updated_at = now()
 		WHERE id = @id`
 	const detach = `DELETE FROM destination_segments WHERE destination_id = @id`
+	const unsubscribe = `DELETE FROM event_subscriptions WHERE destination_id = @id`
 	err = pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
 		if err := lockConfig(ctx, tx); err != nil {
 			return err
@@ -665,8 +694,12 @@ func (s *Store) Delete(ctx context.Context, workspace int32, ref string) error {
 		if _, err := tx.Exec(ctx, disable, pgx.StrictNamedArgs{"id": id}); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, detach, pgx.StrictNamedArgs{"id": id})
-		return err
+		for _, query := range []string{detach, unsubscribe} {
+			if _, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{"id": id}); err != nil {
+				return err
+			}
+		}
+		return subscriptionsChanged(ctx, tx)
 	})
 	if err != nil {
 		return storeError(err, "delete", ref)
@@ -686,6 +719,13 @@ func (s *Store) Delete(ctx context.Context, workspace int32, ref string) error {
 		`DELETE FROM holdings
 		WHERE lane = @lane AND destination_id = @id AND (segment_id, identifier) IN (
 			SELECT segment_id, identifier FROM holdings WHERE lane = @lane AND destination_id = @id LIMIT @chunk)`,
+		`DELETE FROM conversions
+		WHERE lane = @lane AND destination_id = @id AND id IN (
+			SELECT id FROM conversions WHERE lane = @lane AND destination_id = @id LIMIT @chunk)`,
+		`DELETE FROM conversion_counts
+		WHERE lane = @lane AND destination_id = @id AND (subscription_id, outcome, reason) IN (
+			SELECT subscription_id, outcome, reason FROM conversion_counts
+			WHERE lane = @lane AND destination_id = @id LIMIT @chunk)`,
 		`DELETE FROM activation_receipts
 		WHERE lane = @lane AND id IN (
 			SELECT id FROM activation_receipts WHERE lane = @lane AND destination_id = @id LIMIT @chunk)`,

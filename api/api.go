@@ -45,6 +45,8 @@ type Config struct {
 // Identities tells what partners may be told of people, as *profiles.Store does.
 type Identities interface {
 	People(ctx context.Context, lane int, workspace int32, ids [][16]byte) (map[[16]byte]activation.Person, error)
+	PeopleOf(ctx context.Context, workspace int32, keys [][16]byte) (map[[16]byte]activation.Person, error)
+	LatestEvents(ctx context.Context, workspace int32, fn func(activation.Happened) bool) error
 }
 
 // API is the management API.

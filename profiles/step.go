@@ -159,6 +159,9 @@ type Archived struct {
 	EventAt int64
 	Type    string
 	Name    string
+
+	event *Event
+	root  Key // of whom it is, as far as the lane knew when it came
 }
 
 // Failed is a message that cannot be applied, and why.
@@ -380,7 +383,8 @@ func (s *step) event(i int, m *Message) error {
 	at := e.Timestamp.UnixMilli()
 	stamp := stampOf(at, m.ID)
 	cause := Cause{Kind: CauseEvent, Source: m.Source, MessageID: e.MessageID}
-	s.out.Archive = append(s.out.Archive, Archived{Message: m, EventAt: at, Type: e.Type, Name: e.Name()})
+	archived := len(s.out.Archive)
+	s.out.Archive = append(s.out.Archive, Archived{Message: m, EventAt: at, Type: e.Type, Name: e.Name(), event: e, root: key})
 
 	if e.UserID != "" && e.AnonymousID != "" {
 		visitor := Identifier{Kind: AnonymousID, Value: e.AnonymousID}
@@ -402,6 +406,9 @@ func (s *step) event(i int, m *Message) error {
 	}
 
 	s.deliver(m.Workspace, e.fragment(key, stamp, defs.behaviours[e.Name()]), cause)
+	if r, ok := s.route(m.Workspace, key); ok {
+		s.out.Archive[archived].root = r.Root
+	}
 	return nil
 }
 

@@ -42,9 +42,13 @@ type Store struct {
 	chunks     chunks
 }
 
-// enqueuer takes over who entered and who left, and which segments are no more; *activation.Ledger is the real one.
+// enqueuer takes over who entered and who left, what happened, and which segments are no more; *activation.Ledger is the
+// real one.
 type enqueuer interface {
 	Enqueue(ctx context.Context, tx pgx.Tx, lane int, changes []activation.Change) (int, error)
+	AskForSubscriptions(batch *pgx.Batch, version *int64)
+	Subscriptions(ctx context.Context, tx pgx.Tx, version int64) (*activation.Subscriptions, error)
+	EnqueueEvents(ctx context.Context, tx pgx.Tx, lane int, subs *activation.Subscriptions, events []activation.Happened) (int, error)
 	SegmentDeleted(ctx context.Context, tx pgx.Tx, segment int64) error
 }
 

@@ -25,10 +25,21 @@ func (l *Lane) write(ctx context.Context, tx pgx.Tx, w work, out *Outcome, t *ta
 	l.writeMemberships(batch, out)
 	l.writeTransitions(batch, out, t)
 	l.writeOutbox(batch, out)
+	var subscriptions int64
+	if len(out.Archive) > 0 {
+		l.store.activation.AskForSubscriptions(batch, &subscriptions)
+	}
 	if batch.Len() > 0 {
 		if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 			return fmt.Errorf("write state of lane %d: %w", l.number, err)
 		}
+	}
+	if len(out.Archive) > 0 {
+		n, err := l.enqueueEvents(ctx, tx, out, subscriptions)
+		if err != nil {
+			return fmt.Errorf("enqueue events of lane %d: %w", l.number, err)
+		}
+		t.wake = t.wake || n > 0
 	}
 	changes := changes(out, w.now)
 	if len(changes) == 0 {

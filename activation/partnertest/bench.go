@@ -64,7 +64,10 @@ func NewBench(t testing.TB, partners ...activation.Partner) *Bench {
 	if err := b.Pool.QueryRow(t.Context(), insert).Scan(&b.Workspace); err != nil {
 		t.Fatalf("make a workspace: %v", err)
 	}
-	b.World = &World{people: map[activation.ProfileID]activation.Person{}, in: map[int64]map[activation.ProfileID]bool{}}
+	b.World = &World{
+		people: map[activation.ProfileID]activation.Person{}, in: map[int64]map[activation.ProfileID]bool{},
+		whose: map[activation.ProfileID]activation.ProfileID{},
+	}
 	return b
 }
 
@@ -177,10 +180,70 @@ func (b *Bench) Apply(t testing.TB, changes ...activation.Change) {
 		}
 		b.World.apply(changes)
 	}
+	b.wake()
+}
+
+// wake tells all dispatchers that there may be something to do.
+func (b *Bench) wake() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, r := range slices.Concat(b.running, b.mortals) {
 		r.wake()
+	}
+}
+
+// Happen tells the ledger of events, as the µbatches of their lanes do, and wakes the dispatcher. It returns how many were
+// enqueued.
+func (b *Bench) Happen(t testing.TB, events ...activation.Happened) (n int) {
+	t.Helper()
+	byLane := map[int][]activation.Happened{}
+	for _, h := range events {
+		h.Workspace = b.Workspace
+		byLane[Lane(h.Person)] = append(byLane[Lane(h.Person)], h)
+	}
+	for lane, events := range byLane {
+		err := pgx.BeginFunc(t.Context(), b.Pool, func(tx pgx.Tx) error {
+			const lock = `SELECT pg_advisory_xact_lock_shared($1)`
+			if _, err := tx.Exec(t.Context(), lock, activation.ConfigLock); err != nil {
+				return err
+			}
+			var batch pgx.Batch
+			var version int64
+			b.Ledger.AskForSubscriptions(&batch, &version)
+			if err := tx.SendBatch(t.Context(), &batch).Close(); err != nil {
+				return err
+			}
+			subs, err := b.Ledger.Subscriptions(t.Context(), tx, version)
+			if err != nil {
+				return err
+			}
+			enqueued, err := b.Ledger.EnqueueEvents(t.Context(), tx, lane, subs, events)
+			n += enqueued
+			return err
+		})
+		if err != nil {
+			t.Fatalf("enqueue events: %v", err)
+		}
+	}
+	b.wake()
+	return n
+}
+
+// await waits until a condition comes true, and has time pass, by pass, while there is nothing to do but wait.
+func (b *Bench) await(t testing.TB, what string, pass func(time.Duration), is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !is(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("after a minute it is still not true that %s:\n%s", what, b.waiting(t))
+		}
+		d, err := Idle(t.Context(), b.Pool)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d > 3*time.Second {
+			pass(d)
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 
@@ -255,6 +318,11 @@ func (b *Bench) waiting(t testing.TB) (text string) {
 		WHERE status NOT IN ('settled', 'unreachable')
 		GROUP BY status, wanted, sent, reason, next_at
 		UNION ALL
+		SELECT concat_ws(' ', 'event', status, reason, next_at - now(), doubted_at - now(), count(*))
+		FROM conversions
+		WHERE status <> 'sent'
+		GROUP BY status, reason, next_at, doubted_at
+		UNION ALL
 		SELECT concat_ws(' ', 'batch', id, claim_token IS NOT NULL, lease_until - now(), tries, removing)
 		FROM activation_batches
 		UNION ALL
@@ -323,6 +391,7 @@ type World struct {
 	mu     sync.Mutex
 	people map[activation.ProfileID]activation.Person
 	in     map[int64]map[activation.ProfileID]bool
+	whose  map[activation.ProfileID]activation.ProfileID // keys of identifiers that belong to another profile by now
 }
 
 // Add makes people known.
@@ -417,6 +486,35 @@ func (w *World) People(
 		}
 		if p, ok := w.people[id]; ok {
 			found[id] = p
+		}
+	}
+	return found, nil
+}
+
+// Become makes an identifier, by its key, belong to another profile: that it was merged into, for instance.
+func (w *World) Become(key, profile activation.ProfileID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.whose[key] = profile
+}
+
+// Whose returns whom an identifier belongs to, by its key.
+func (w *World) Whose(key activation.ProfileID) (p activation.Person, known bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if into, ok := w.whose[key]; ok {
+		key = into
+	}
+	p, known = w.people[key]
+	return p, known
+}
+
+// PeopleOf is what a dispatcher asks for. A key that belongs to nobody else is that of the profile itself.
+func (w *World) PeopleOf(_ context.Context, _ int32, keys [][16]byte) (map[[16]byte]activation.Person, error) {
+	found := map[[16]byte]activation.Person{}
+	for _, key := range keys {
+		if p, known := w.Whose(key); known {
+			found[key] = p
 		}
 	}
 	return found, nil

@@ -654,19 +654,7 @@ func (s *stage) sleep(t testing.TB, d time.Duration) {
 // await waits until a condition comes true, and has time pass while there is nothing to do but wait.
 func (s *stage) await(t testing.TB, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !is(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("after a minute it is still not true that %s:\n%s", what, s.bench.waiting(t))
-		}
-		d, err := Idle(t.Context(), s.bench.Pool)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if d > 3*time.Second {
-			s.sleep(t, d)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	s.bench.await(t, what, func(d time.Duration) { s.sleep(t, d) }, is)
 }
 
 // rest waits until nothing is under way and returns the ledger's counts.

@@ -40,7 +40,9 @@ type Receiver struct {
 	sets     map[string]string                         // whom a message was about → webhook-id
 	times    map[string]int64                          // webhook-id → webhook-timestamp
 	received map[string]time.Time                      // webhook-id → when
-	refuse   map[string]bool                           // profiles
+	refuse   map[string]bool                           // profiles, and events by their message ids
+	expected map[string]activation.Event               // by message id
+	events   map[string]bool                           // that came, by message id
 	gone     bool
 	tests    int
 	Arrived  chan Arrival // if not nil, every applied member is sent here
@@ -68,6 +70,8 @@ func NewReceiver(t testing.TB) *Receiver {
 		times:    map[string]int64{},
 		received: map[string]time.Time{},
 		refuse:   map[string]bool{},
+		expected: map[string]activation.Event{},
+		events:   map[string]bool{},
 	}
 	serve := func(h http.Handler) string {
 		server := httptest.NewServer(h)
@@ -226,6 +230,13 @@ func (r *Receiver) handle(w http.ResponseWriter, req *http.Request) {
 	decoder.DisallowUnknownFields()
 	if bytes.Contains(body, []byte(`"type":"mubatch.test"`)) {
 		r.tests++
+		return
+	}
+	if bytes.Contains(body, []byte(`"type":"event"`)) {
+		status, problem := r.event(body)
+		if problem != "" {
+			http.Error(w, problem, status)
+		}
 		return
 	}
 	if err := decoder.Decode(&m); err != nil {

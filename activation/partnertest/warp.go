@@ -16,6 +16,10 @@ func Warp(ctx context.Context, pool *pgxpool.Pool, d time.Duration) error {
 		`UPDATE activations SET next_at = next_at - @d::interval
 		WHERE status = 'pending' AND next_at > now() AND next_at < 'infinity'`,
 		`UPDATE activations SET renew_at = renew_at - @d::interval WHERE renew_at IS NOT NULL`,
+		`UPDATE conversions
+		SET next_at = next_at - @d::interval, event_at = event_at - @d::interval, received_at = received_at - @d::interval,
+			enqueued_at = enqueued_at - @d::interval, doubted_at = doubted_at - @d::interval`,
+		`UPDATE activation_batches SET created_at = created_at - @d::interval WHERE segment_id = 0`,
 		`UPDATE activation_receipts SET poll_at = poll_at - @d::interval, give_up_at = give_up_at - @d::interval
 		WHERE poll_at IS NOT NULL`,
 		`UPDATE destinations
@@ -44,6 +48,11 @@ func Idle(ctx context.Context, pool *pgxpool.Pool) (time.Duration, error) {
 			WHERE status = 'pending' AND next_at < 'infinity'
 			GROUP BY 1
 			UNION ALL
+			SELECT destination_id, min(CASE WHEN doubted_at IS NULL THEN next_at ELSE doubted_at + interval '61 seconds' END)
+			FROM conversions
+			WHERE status = 'pending'
+			GROUP BY 1
+			UNION ALL
 			SELECT destination_id, min(poll_at)
 			FROM activation_receipts
 			WHERE poll_at IS NOT NULL
@@ -61,7 +70,8 @@ func Idle(ctx context.Context, pool *pgxpool.Pool) (time.Duration, error) {
 		)
 		SELECT coalesce(extract(epoch FROM min(at) - now()), 0)::float8
 		FROM until
-		WHERE NOT EXISTS (SELECT FROM activations WHERE status = 'claimed')`
+		WHERE NOT EXISTS (SELECT FROM activations WHERE status = 'claimed')
+			AND NOT EXISTS (SELECT FROM conversions WHERE status = 'claimed')`
 	var seconds float64
 	if err := pool.QueryRow(ctx, query).Scan(&seconds); err != nil {
 		return 0, fmt.Errorf("look for what waits: %w", err)
