@@ -20,3 +20,14 @@ func TestSuite(t *testing.T) {
 		},
 	})
 }
+
+func TestEventSuite(t *testing.T) {
+	t.Parallel()
+	partnertest.RunEvents(t, partnertest.EventSubject{
+		New: func(t testing.TB) (activation.EventPartner, partnertest.EventFake) {
+			client := activation.NewClient(private)
+			t.Cleanup(client.CloseIdleConnections)
+			return webhook.New(client, private), partnertest.NewReceiver(t)
+		},
+	})
+}

@@ -1,4 +1,5 @@
-// Package webhook tells a customer's own endpoint who entered and left a segment, signed as Standard Webhooks 1.0.0 says.
+// Package webhook tells a customer's own endpoint who entered and left a segment, and what people did, signed as Standard
+// Webhooks 1.0.0 says.
 //
 //	POST /hooks/audience
 //	webhook-id: msg_…          the same for all attempts: a receiver's idempotency key
@@ -8,8 +9,12 @@
 //	{"type": "segment.membership_changed", "timestamp": "…",
 //	 "data": {"segment": {"id", "key", "name"}, "sequence": 8812, "entered": [{"profile_id", …}], "left": []}}
 //
+//	{"type": "event", "timestamp": "…",
+//	 "data": {"name", "fields": {…}, "event": {"message_id", "type", "name", "properties", "context", …},
+//	          "profile": {"profile_id", "identifiers", "traits", "consent"}}}
+//
 // Order of arrival is not promised. Of two messages about one person in one segment the one with the greater sequence is
-// the later.
+// the later. An event may come again under another webhook-id: its message_id is what tells.
 package webhook
 
 import (
@@ -44,6 +49,7 @@ type Partner struct {
 
 var (
 	_ activation.AudiencePartner = (*Partner)(nil)
+	_ activation.EventPartner    = (*Partner)(nil)
 	_ activation.Rotator         = (*Partner)(nil)
 )
 
@@ -158,7 +164,7 @@ func (*Partner) Limits(t activation.Target) activation.Limits {
 	var cfg Config
 	_ = unmarshal(t.Config, &cfg) // what does not decode is reported when a message is made
 	return activation.Limits{
-		Members: cfg.Batch, Mixed: true, Concurrency: cfg.Concurrency, Timeout: timeout, ByProfile: true,
+		Members: cfg.Batch, Events: 1, Mixed: true, Concurrency: cfg.Concurrency, Timeout: timeout, ByProfile: true,
 	}
 }
 
