@@ -62,7 +62,7 @@ func TestEveryRouteAdmitsOnlyItsScope(t *testing.T) {
 	unknown := map[string]string{
 		"key": "key_999999", "source": "nothing", "write_key": "wk_999999", "segment": "nothing", "profile": "user_id:nobody",
 		"message_id": "nothing", "failed_event": "fe_1_999999", "destination": "nothing",
-		"computed_trait": "nothing",
+		"computed_trait": "nothing", "subscription": "nothing",
 	}
 	for _, rt := range w.managed() {
 		for _, scope := range api.Scopes() {
@@ -85,7 +85,7 @@ func TestNothingOfAnotherWorkspaceCanBeReached(t *testing.T) {
 	unknown := map[string]string{
 		"key": "key_999999", "source": "src_999999", "write_key": "wk_999999", "segment": "seg_999999", "destination": "dst_999999",
 		"profile": "p_" + strings.Repeat("0", 32), "message_id": "never-sent", "failed_event": "fe_2_999999",
-		"computed_trait": "ct_999999",
+		"computed_trait": "ct_999999", "subscription": "sub_999999",
 	}
 	valid := map[string]string{
 		"PUT /api/v1/segments/{segment}":          `{"name":"mine","rule":{"event":"x"}}`,
@@ -152,6 +152,7 @@ func (w *world) dump() []string {
 		UNION ALL SELECT s::text FROM failed_events s WHERE workspace_id = $1
 		UNION ALL SELECT s::text FROM destinations s WHERE workspace_id = $1
 		UNION ALL SELECT s::text FROM destination_segments s JOIN destinations d ON d.id = s.destination_id WHERE workspace_id = $1
+		UNION ALL SELECT s::text FROM event_subscriptions s JOIN destinations d ON d.id = s.destination_id WHERE workspace_id = $1
 		UNION ALL SELECT concat(id, name, revoked_at) FROM api_keys WHERE workspace_id = $1
 		ORDER BY 1`, w.globex.ID) // err: below
 	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])

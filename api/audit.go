@@ -47,6 +47,9 @@ var actions = map[string]string{
 	"POST /destinations/{destination}/resync":                     "destination.resync",
 	"PUT /destinations/{destination}/segments/{segment}/audience": "destination.set_audience",
 
+	"PUT /destinations/{destination}/events/{subscription}":    "destination.subscribe",
+	"DELETE /destinations/{destination}/events/{subscription}": "destination.unsubscribe",
+
 	"POST /failed_events/replay":                "failed_events.replay",
 	"POST /failed_events/{failed_event}/replay": "failed_event.replay",
 }

@@ -482,26 +482,13 @@ func dryRunDestination(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	type draftJSON struct {
-		Method  string            `json:"method"`
-		URL     string            `json:"url"`
-		Headers map[string]string `json:"headers"`
-		Body    string            `json:"body"`
-	}
 	out := struct {
 		Members     int         `json:"members"`
 		Unreachable int         `json:"unreachable"`
 		Denied      int         `json:"denied"`
 		Requests    []draftJSON `json:"requests"`
 		Validated   *testJSON   `json:"validated"`
-	}{Members: run.Members, Unreachable: run.Unreachable, Denied: run.Denied, Requests: []draftJSON{}}
-	for _, d := range run.Requests {
-		shown := draftJSON{d.Method, d.URL, map[string]string{}, string(d.Body)}
-		for name, values := range d.Header {
-			shown.Headers[name] = strings.Join(values, ", ")
-		}
-		out.Requests = append(out.Requests, shown)
-	}
+	}{Members: run.Members, Unreachable: run.Unreachable, Denied: run.Denied, Requests: showDrafts(run.Requests)}
 	if run.Validated != nil {
 		out.Validated = new(showTest(*run.Validated))
 	}
@@ -569,15 +556,18 @@ func listFailures(c *call) (answer, error) {
 		return answer{}, err
 	}
 	type failureJSON struct {
-		SegmentID string    `json:"segment_id"`
-		Status    string    `json:"status"`
-		Reason    string    `json:"reason"`
-		Count     int64     `json:"count"`
-		LastAt    timestamp `json:"last_at"`
+		SegmentID      *string   `json:"segment_id"`
+		SubscriptionID *string   `json:"subscription_id"`
+		Status         string    `json:"status"`
+		Reason         string    `json:"reason"`
+		Count          int64     `json:"count"`
+		LastAt         timestamp `json:"last_at"`
 	}
 	p := page[failureJSON]{Data: []failureJSON{}}
 	for _, f := range found {
-		p.Data = append(p.Data, failureJSON{formatID(segmentID, f.Segment), f.Status, f.Reason, f.Count, timestamp(f.Last)})
+		p.Data = append(p.Data, failureJSON{
+			segmentOrNone(f.Segment), subscriptionOrNone(f.Subscription), f.Status, f.Reason, f.Count, timestamp(f.Last),
+		})
 	}
 	return reply(http.StatusOK, p)
 }
@@ -652,7 +642,9 @@ func getDestinationSummary(c *call) (answer, error) {
 	}
 	out := struct {
 		summaryJSON
-		Segments []segmentSummaryJSON `json:"segments,omitempty"`
+		Segments      []segmentSummaryJSON      `json:"segments,omitempty"`
+		Events        *eventSummaryJSON         `json:"events,omitempty"`
+		Subscriptions []subscriptionSummaryJSON `json:"subscriptions,omitempty"`
 	}{summaryJSON: summaryJSON(s)}
 	if segment == 0 {
 		each, err := c.destinations.Summaries(c.Context(), c.workspace(), ref)
@@ -667,6 +659,11 @@ func getDestinationSummary(c *call) (answer, error) {
 		for _, id := range ids {
 			out.Segments = append(out.Segments, segmentSummaryJSON{formatID(segmentID, id), keyOf(names, id), summaryJSON(each[id])})
 		}
+		events, subscriptions, err := c.eventSummaries(ref)
+		if err != nil {
+			return answer{}, err
+		}
+		out.Events, out.Subscriptions = &events, subscriptions
 	}
 	return reply(http.StatusOK, out)
 }
@@ -714,7 +711,7 @@ func (c *call) about(q url.Values) (segment int64, profile *activation.ProfileID
 
 type deliveryJSON struct {
 	ID         string       `json:"id"`
-	SegmentID  string       `json:"segment_id"`
+	SegmentID  *string      `json:"segment_id"`
 	ProfileID  profiles.Key `json:"profile_id"`
 	Version    int64        `json:"version"`
 	Change     string       `json:"change"`
@@ -728,17 +725,27 @@ type deliveryJSON struct {
 	HTTPStatus int          `json:"http_status"`
 	LatencyMS  float64      `json:"latency_ms"`
 	Excerpt    string       `json:"excerpt"`
+
+	SubscriptionID *string `json:"subscription_id"`
+	Event          *string `json:"event"`
 }
 
 func showDelivery(d activation.Delivery) deliveryJSON {
+	said, event := change(d.Entered), (*string)(nil)
+	if d.Subscription != nil {
+		said, event = happened, &d.Event
+	}
 	return deliveryJSON{
-		formatID(deliveryID, d.ID), formatID(segmentID, d.Segment), d.Profile, d.Version, change(d.Entered), d.Outcome, d.Reason,
+		formatID(deliveryID, d.ID), segmentOrNone(d.Segment), d.Profile, d.Version, said, d.Outcome, d.Reason,
 		timestamp(d.At), timestamp(d.ChangedAt),
 		causeJSON{Kind: d.Cause, MessageID: d.MessageID},
 		d.MessageKey, d.Attempt,
-		d.HTTPStatus, float64(d.Latency.Microseconds()) / 1000, d.Excerpt,
+		d.HTTPStatus, float64(d.Latency.Microseconds()) / 1000, d.Excerpt, subscriptionOrNone(d.Subscription), event,
 	}
 }
+
+// happened is what a destination is told of an event.
+const happened = "happened"
 
 func change(entered bool) string {
 	if entered {
@@ -857,7 +864,12 @@ func fieldFaults(err error) (faults []problem.FieldError) {
 		}
 	} else if errors.As(err, &field) {
 		tokens := strings.Split(strings.TrimPrefix(field.Pointer, "/"), "/")
+		for i := range tokens {
+			tokens[i] = unescapePointer.Replace(tokens[i])
+		}
 		faults = append(faults, problem.FieldError{Pointer: problem.Pointer(tokens...), Code: "invalid", Detail: field.Detail})
 	}
 	return faults
 }
+
+var unescapePointer = strings.NewReplacer("~1", "/", "~0", "~")

@@ -37,6 +37,8 @@ const (
 	destinationID = "dst_"
 	deliveryID    = "dlv_"
 	auditID       = "aud_"
+
+	subscriptionID = "sub_"
 )
 
 func formatID[T int32 | int64](prefix string, id T) string {

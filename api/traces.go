@@ -34,7 +34,8 @@ type tracedJSON struct {
 type tracedDeliveryJSON struct {
 	DestinationID  string       `json:"destination_id"`
 	DestinationKey string       `json:"destination_key"`
-	SegmentID      string       `json:"segment_id"`
+	SegmentID      *string      `json:"segment_id"`
+	SubscriptionID *string      `json:"subscription_id"`
 	ProfileID      profiles.Key `json:"profile_id"`
 	Change         string       `json:"change"`
 	Outcome        string       `json:"outcome"`
@@ -101,18 +102,19 @@ func (c *call) deliveriesOf(t profiles.Traced, messageID string) ([]tracedDelive
 	for _, tr := range t.Transitions {
 		who = append(who, activation.Involved{Lane: tr.At.Lane, Segment: tr.Segment, Profile: tr.Profile})
 	}
-	if len(who) == 0 {
-		return nil, nil
-	}
 	found, err := c.destinations.Trace(c.Context(), c.workspace(), messageID, who)
 	if err != nil {
 		return nil, err
 	}
 	list := make([]tracedDeliveryJSON, len(found))
 	for i, d := range found {
+		said := change(d.Entered)
+		if d.Subscription != nil {
+			said = happened
+		}
 		list[i] = tracedDeliveryJSON{
-			formatID(destinationID, d.Destination), d.DestinationKey, formatID(segmentID, d.Segment), d.Profile, change(d.Entered),
-			d.Outcome, d.Reason, d.Attempt, d.HTTPStatus, timestamp(d.ChangedAt), maybe(d.At),
+			formatID(destinationID, d.Destination), d.DestinationKey, segmentOrNone(d.Segment), subscriptionOrNone(d.Subscription),
+			d.Profile, said, d.Outcome, d.Reason, d.Attempt, d.HTTPStatus, timestamp(d.ChangedAt), maybe(d.At),
 		}
 	}
 	return list, nil

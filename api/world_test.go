@@ -180,6 +180,14 @@ func (w *world) found(key string) tenant {
 		w.t.Fatal(err)
 	}
 
+	sub, _, err := w.destinations.Subscribe(ctx, ws.ID, d.Key, key+"-orders", activation.NewSubscription{
+		EventFilter: activation.EventFilter{Names: []string{"Order Completed"}},
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	tn.things["subscription"] = fmt.Sprintf("sub_%d", sub.ID)
+
 	ada := w.person(tn, person{
 		user: "ada", visitors: []string{"a1"}, email: "Ada@Example.com", lastSeen: at(0), member: seg.ID,
 		traits: map[string]string{"email": `"Ada@Example.com"`, "country": `"DE"`, "ltv": `12345678901234567890.5`},
