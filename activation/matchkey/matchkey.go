@@ -68,6 +68,19 @@ func prehashed(raw string) (Text, bool) {
 	return Text{s, true}, true
 }
 
+// Other returns a value of a kind for which a partner has a rule of its own: a name, a place. The rule gets it without the
+// space around it, and returns "" for what is none. A hash is passed on as it is.
+func Other(raw string, rule func(string) string) (t Text, ok bool) {
+	if t, ok := prehashed(raw); ok {
+		return t, !Poisoned(t.value)
+	}
+	if Nothing(raw) {
+		return Text{}, false
+	}
+	s := rule(trim(raw))
+	return Text{value: s}, s != ""
+}
+
 // nothing are the words that programs write where there is no value.
 var nothing = map[string]bool{
 	"": true, "null": true, "undefined": true, "none": true, "nil": true, "nan": true, "n/a": true, "na": true, "unknown": true,

@@ -206,6 +206,22 @@ func TestAHashIsNeverHashedAgain(t *testing.T) {
 	}
 }
 
+func TestOther(t *testing.T) {
+	t.Parallel()
+	const hash = "62a14e44f765419d10fea99367361a727c12365e2520f32218d505ed9aa0f62f"
+	for raw, want := range map[string]string{
+		" Ada\t": "ADA", "none": "", "undefined": "", " ": "", strings.ToUpper(hash): hash, matchkey.Hex("null"): "",
+	} {
+		got, ok := matchkey.Other(raw, strings.ToUpper)
+		if ok != (want != "") || ok && got.String() != want {
+			t.Errorf("%q became %q, %t, want %q", raw, got, ok, want)
+		}
+	}
+	if got, ok := matchkey.Other("Ada", func(string) string { return "" }); ok {
+		t.Errorf("what the rule refuses became %q", got)
+	}
+}
+
 func TestDevice(t *testing.T) {
 	t.Parallel()
 	got, ok := matchkey.Device(" 5F3A2B18-9C4D-4E7F-B8E2-17D3A1E69B25")
