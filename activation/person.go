@@ -79,9 +79,9 @@ func (p Person) Country() string {
 // Gender returns "f", "m" or "".
 func (p Person) Gender() string {
 	switch g := strings.ToLower(strings.TrimSpace(p.Text("gender"))); g {
-	case "f", "female", "woman", "w":
+	case "f", "female", "woman", "w", "girl":
 		return "f"
-	case "m", "male", "man":
+	case "m", "male", "man", "boy":
 		return "m"
 	default:
 		return ""

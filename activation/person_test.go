@@ -41,6 +41,7 @@ func TestWhatIsKnownOfAPerson(t *testing.T) {
 			traits: `{"name":"Ada","firstName":"Augusta","zip":94045,"address":{"zip":"1","country":"Germany"},"country":"Deutschland","gender":"x"}`,
 			want:   known{First: "Augusta", Postal: "94045"},
 		},
+		{name: "a child", traits: `{"gender":"Boy"}`, want: known{Gender: "m"}},
 		{name: "an address that is a text", traits: `{"address":"1 Main St","name":"Ada"}`},
 		{
 			name:   "devices",
