@@ -96,6 +96,7 @@ func newFields() *validator.Validate {
 
 // detail says what a rule asks for, to be read behind the pointer.
 func detail(f validator.FieldError) string {
+	many := f.Kind() == reflect.Slice
 	switch number := f.Kind() >= reflect.Int && f.Kind() <= reflect.Float64; f.Tag() {
 	case "required", "required_without", "required_with", "required_if":
 		return "is required"
@@ -103,12 +104,20 @@ func detail(f validator.FieldError) string {
 		if number {
 			return "must be at least " + f.Param()
 		}
+		if many {
+			return "must have at least " + f.Param() + " of them"
+		}
 		return "must have at least " + f.Param() + " characters"
 	case "max", "lte":
 		if number {
 			return "must be at most " + f.Param()
 		}
+		if many {
+			return "must have at most " + f.Param() + " of them"
+		}
 		return "must have at most " + f.Param() + " characters"
+	case "unique":
+		return "must not have one twice"
 	case "oneof":
 		return "must be one of " + strings.Join(strings.Fields(f.Param()), ", ")
 	case "numeric", "number":

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mubatch/mubatch/activation"
+	"github.com/mubatch/mubatch/activation/partnertest"
 	"github.com/mubatch/mubatch/activation/wire"
 )
 
@@ -161,7 +163,8 @@ func TestSettings(t *testing.T) {
 		Nested  struct {
 			Format string `json:"format" validate:"omitempty,oneof=a b"`
 		} `json:"nested,omitzero"`
-		Batch int `json:"batch,omitzero" validate:"min=0,max=10"`
+		Batch int      `json:"batch,omitzero" validate:"min=0,max=10"`
+		List  []string `json:"list,omitzero" validate:"omitempty,min=2,max=3,unique,dive,number"`
 	}
 	type secrets struct {
 		Token string `json:"token" validate:"required"`
@@ -172,9 +175,15 @@ func TestSettings(t *testing.T) {
 	}{
 		{`{"account":"12","batch":3,"nested":{"format":"b"}}`, `{"token":"t"}`, nil},
 		{`{"account":"1-2","batch":11,"nested":{"format":"c"}}`, ``, []activation.FieldError{
-			{Pointer: "/config/account", Detail: "must be digits only"}, {Pointer: "/config/nested/format", Detail: "must be one of a, b"},
-			{Pointer: "/config/batch", Detail: "must be at most 10"}, {Pointer: "/secrets/token", Detail: "is required"},
+			{Pointer: "/config/account", Detail: "must be digits only"},
+			{Pointer: "/config/nested/format", Detail: "must be one of a, b"},
+			{Pointer: "/config/batch", Detail: "must be at most 10"},
+			{Pointer: "/secrets/token", Detail: "is required"},
 		}},
+		{`{"account":"1","list":["2","x"]}`, `{"token":"t"}`, []activation.FieldError{{Pointer: "/config/list/1", Detail: "must be digits only"}}},
+		{`{"account":"1","list":["2"]}`, `{"token":"t"}`, []activation.FieldError{{Pointer: "/config/list", Detail: "must have at least 2 of them"}}},
+		{`{"account":"1","list":["2","3","4","5"]}`, `{"token":"t"}`, []activation.FieldError{{Pointer: "/config/list", Detail: "must have at most 3 of them"}}},
+		{`{"account":"1","list":["2","2"]}`, `{"token":"t"}`, []activation.FieldError{{Pointer: "/config/list", Detail: "must not have one twice"}}},
 		{`{"account":1}`, `{"token":"t","more":1}`, []activation.FieldError{
 			{Pointer: "/config/account", Detail: "has the wrong type"}, {Pointer: "/secrets/more", Detail: "is not known here"},
 		}},
@@ -185,7 +194,7 @@ func TestSettings(t *testing.T) {
 			s secrets
 		)
 		err := wire.Check(activation.Settings{Config: jsontext.Value(tt.config), Secrets: jsontext.Value(tt.secrets)}, &c, &s)
-		if diff := cmp.Diff(tt.want, faults(err)); diff != "" {
+		if diff := cmp.Diff(tt.want, partnertest.FieldErrors(err)); diff != "" {
 			t.Errorf("%s %s: %s", tt.config, tt.secrets, diff)
 		}
 		if tt.want != nil {
@@ -193,7 +202,7 @@ func TestSettings(t *testing.T) {
 		}
 		kept, err := wire.Settings(c, s)
 		var again config
-		if err = errors.Join(err, wire.Read(kept, &again, &s)); err != nil || again != c {
+		if err = errors.Join(err, wire.Read(kept, &again, &s)); err != nil || !reflect.DeepEqual(again, c) {
 			t.Errorf("read back: %+v, %v", again, err)
 		}
 	}
@@ -203,18 +212,4 @@ func TestSettings(t *testing.T) {
 	if got := wire.Mask("short"); got != "…" {
 		t.Errorf("Mask of a short secret = %q", got)
 	}
-}
-
-func faults(err error) (list []activation.FieldError) {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		for _, e := range joined.Unwrap() {
-			list = append(list, faults(e)...)
-		}
-		return list
-	}
-	var f *activation.FieldError
-	if errors.As(err, &f) {
-		list = append(list, *f)
-	}
-	return list
 }
