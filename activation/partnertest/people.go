@@ -2,6 +2,7 @@ package partnertest
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -41,4 +42,13 @@ func Nameless(n int) activation.Person {
 	p.Identifiers = []activation.Identifier{{Kind: "anonymous_id", Value: fmt.Sprintf("visitor-%d", n)}}
 	p.Traits = map[string]jsontext.Value{}
 	return p
+}
+
+// texts returns a person's identifiers of a kind, and a trait, as fakes read them.
+func texts(p activation.Person, kind, trait string) (list []string) {
+	list = p.Identified(kind)
+	if s := p.Text(trait); s != "" && !slices.Contains(list, s) {
+		list = append(list, s)
+	}
+	return list
 }
