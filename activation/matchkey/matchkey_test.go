@@ -112,6 +112,7 @@ func TestOnePersonEverywhere(t *testing.T) {
 		"Google": {matchkey.Google, bare}, "UID2": {matchkey.UID2, bare}, "Reddit": {matchkey.Reddit, bare},
 		"TikTok's older help": {matchkey.TikTok.WithoutTags().WithoutDots(), bare},
 		"TikTok's help":       {matchkey.TikTok.WithoutTags(), untagged},
+		"Google's older help": {matchkey.Google.WithTags(), "3a627126a4392d8cec5f5d4eaa26639d3cfe852ebf1f1b49c3ffa61667798637"},
 	} {
 		got, ok := tc.recipe.Email(raw)
 		if !ok || got.Hex() != tc.want {

@@ -38,6 +38,12 @@ func (r Recipe) WithoutTags() Recipe {
 	return r
 }
 
+// WithTags returns the recipe that leaves what follows a plus sign in e-mail addresses.
+func (r Recipe) WithTags() Recipe {
+	r.email.tag = false
+	return r
+}
+
 // WithoutDots returns the recipe that also leaves the dots of the local part out of e-mail addresses, in every domain.
 func (r Recipe) WithoutDots() Recipe {
 	r.email.dots, r.email.at = true, nil
