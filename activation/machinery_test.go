@@ -478,3 +478,28 @@ func TestWhatWasLeftIsRemovedWithTheLast(t *testing.T) {
 		t.Errorf("%d holdings are left, %v", left, err)
 	}
 }
+
+// A message may be answered when all it was about have gone their own ways.
+func TestAnAnswerThatConcernsNobodyIsTakenIn(t *testing.T) {
+	t.Parallel()
+	b, fake := newSampleBench(t, partnertest.SampleOptions{Later: true})
+	p := partnertest.Somebody(0)
+	fake.Seed(p)
+	b.World.Add(p)
+	b.Dispatch(t, activation.DispatchConfig{})
+	receipts := func(where string) (n int) {
+		if err := b.Pool.QueryRow(t.Context(), `SELECT count(*) FROM activation_receipts WHERE poll_at `+where).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for i, entered := range []bool{true, false} {
+		b.Apply(t, change(0, entered))
+		partnertest.Eventually(t, 20*time.Second, "the partner has taken the message in", func() bool {
+			return receipts(`IS NOT NULL`) == i+1
+		})
+	}
+	fake.Advance(2 * time.Minute)
+	b.Warp(t, "sample", 2*time.Minute)
+	partnertest.Eventually(t, 20*time.Second, "both answers are taken in", func() bool { return receipts(`IS NULL`) == 2 })
+}

@@ -269,7 +269,7 @@ func writeLedger(ctx context.Context, tx pgx.Tx, c *claim, a attempt) error {
 				(lane, id, destination_id, batch_id, message_key, number, started_at, latency_us, outcome, status, reason,
 				 excerpt, members)
 			VALUES (@lane, nextval('activation_attempt'), @destination, @batch, @key, @number, @started, @latency, @outcome,
-				@status, @reason, @excerpt, cardinality(@profiles::uuid[]))
+				@status, @reason, @excerpt, coalesce(cardinality(@profiles::uuid[]), 0))
 			RETURNING id
 		)
 		INSERT INTO deliveries
