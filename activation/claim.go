@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -32,6 +33,7 @@ type claim struct {
 	destination int64
 	segment     int64
 	audience    string
+	since       time.Time // from when on the audience could be sent to
 	byProfile   bool
 	ttl         time.Duration // after which the partner forgets members
 	id          int64
@@ -96,7 +98,7 @@ func (c *claim) refs() []MemberRef {
 
 // message returns the claim as a partner sees it.
 func (c *claim) message() Message {
-	m := Message{Key: c.key, Batch: c.id, Segment: c.segment, Audience: c.audience, Body: c.body, Attempt: c.tries}
+	m := Message{Key: c.key, Batch: c.id, Segment: c.segment, Audience: c.audience, Since: c.since, Body: c.body, Attempt: c.tries}
 	if c.ofEvents() {
 		m.Events = c.events()
 	} else {
@@ -202,7 +204,7 @@ func newMessageKey() string { return "msg_" + strings.ToLower(rand.Text()) }
 // put off.
 func (q *queue) audience(ctx context.Context, tx pgx.Tx, c *claim) (ready bool, err error) {
 	const query = `
-		SELECT audience, ready_at <= now() AND NOT resetting
+		SELECT audience, ready_at <= now() AND NOT resetting, ready_at
 		FROM destination_segments
 		WHERE destination_id = @destination AND segment_id = @segment`
 	const putOff = `
@@ -221,8 +223,10 @@ func (q *queue) audience(ctx context.Context, tx pgx.Tx, c *claim) (ready bool, 
 		FROM chosen s
 		WHERE a.lane = @lane AND a.destination_id = @destination AND a.segment_id = @segment
 			AND a.profile_id = s.profile_id`
+	var since pgtype.Timestamptz // may be infinite, which counts as unknown
 	err = tx.QueryRow(ctx, query, pgx.StrictNamedArgs{"destination": c.destination, "segment": c.segment}).
-		Scan(&c.audience, &ready)
+		Scan(&c.audience, &ready, &since)
+	c.since = since.Time
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) || ready {
 		return ready, err
 	}

@@ -394,6 +394,43 @@ func TestAudienceIsGiven(t *testing.T) {
 	}
 }
 
+// sinces is a partner that notes since when, as it is told, audiences can be sent to.
+type sinces struct {
+	*partnertest.Sample
+	told chan time.Time
+}
+
+func (p sinces) Send(ctx context.Context, to activation.Target, m activation.Message) activation.Outcome {
+	p.told <- m.Since
+	return p.Sample.Send(ctx, to, m)
+}
+
+// A partner is told how old an audience is: some do not know for minutes what they have made themselves.
+func TestPartnersAreToldSinceWhen(t *testing.T) {
+	t.Parallel()
+	sample, fake := newSample(t, partnertest.SampleOptions{})
+	partner := sinces{sample.(*partnertest.Sample), make(chan time.Time, 100)}
+	b := partnertest.NewBench(t, partner)
+	b.Destination(t, "sample", "sample", fake.Settings(), vip)
+	enter := func(n int) (since time.Time) {
+		fake.Seed(partnertest.Somebody(n))
+		b.World.Add(partnertest.Somebody(n))
+		b.Apply(t, change(n, true))
+		b.Rest(t, "sample")
+		return <-partner.told
+	}
+	b.Dispatch(t, activation.DispatchConfig{})
+	first := enter(1)
+	if age := time.Since(first); age < 0 || age > 10*time.Minute {
+		t.Errorf("of an audience that was just made the partner is told that it is %v old", age)
+	}
+	b.Warp(t, "sample", time.Hour)
+	fake.Advance(time.Hour)
+	if later := enter(2); !later.Equal(first.Add(-time.Hour)) {
+		t.Errorf("an hour later the partner is told %v, want %v less an hour", later, first)
+	}
+}
+
 func TestDryRunIsRedacted(t *testing.T) {
 	t.Parallel()
 	b, fake := newSampleBench(t, partnertest.SampleOptions{})

@@ -268,6 +268,7 @@ type Message struct {
 	Batch    int64
 	Segment  int64
 	Audience string
+	Since    time.Time // from when on the audience could be sent to; zero in a dry run
 	Body     []byte
 	Attempt  int // 1 for the first
 	Members  []MemberRef

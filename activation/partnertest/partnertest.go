@@ -248,11 +248,14 @@ func Run(t *testing.T, s Subject) {
 		t.Run(name+" pauses the destination until somebody mends it", func(t *testing.T) {
 			t.Parallel()
 			stage := newStage(t, s)
-			stage.fake.Script(fault.times(1000))
 			stage.crowdIn(t)
 			stage.bench.Dispatch(t, activation.DispatchConfig{})
-			stage.awaitStatus(t, activation.Paused)
+			stage.settle(t)
+			stage.sleep(t, 20*time.Minute) // some partners do not know at once what they have made
+			stage.fake.Script(fault.times(1000))
 			stage.churn(t)
+			stage.awaitStatus(t, activation.Paused)
+			stage.churn(t) // and what was under way arrives
 			stage.fake.Heal()
 			stage.resume(t)
 			stage.settle(t)
