@@ -424,8 +424,7 @@ func TestPartnersAreToldSinceWhen(t *testing.T) {
 	if age := time.Since(first); age < 0 || age > 10*time.Minute {
 		t.Errorf("of an audience that was just made the partner is told that it is %v old", age)
 	}
-	b.Warp(t, "sample", time.Hour)
-	fake.Advance(time.Hour)
+	b.Warp(t, time.Hour, fake)
 	if later := enter(2); !later.Equal(first.Add(-time.Hour)) {
 		t.Errorf("an hour later the partner is told %v, want %v less an hour", later, first)
 	}
@@ -537,6 +536,6 @@ func TestAnAnswerThatConcernsNobodyIsTakenIn(t *testing.T) {
 		})
 	}
 	fake.Advance(2 * time.Minute)
-	b.Warp(t, "sample", 2*time.Minute)
+	b.Warp(t, 2*time.Minute)
 	partnertest.Eventually(t, 20*time.Second, "both answers are taken in", func() bool { return receipts(`IS NULL`) == 2 })
 }

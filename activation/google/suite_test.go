@@ -59,7 +59,7 @@ func TestWhatBecameOfARequestIsKept(t *testing.T) {
 	for asked := range 3 {
 		partnertest.Eventually(t, 30*time.Second, "the status was asked for", func() bool { return polls(t, b) >= asked })
 		fake.Advance(45 * time.Minute)
-		b.Warp(t, "ads", 45*time.Minute)
+		b.Warp(t, 45*time.Minute)
 	}
 	if sum := b.Rest(t, "ads"); sum.Sent != 3 || sum.Failed > 0 {
 		t.Errorf("%+v", sum)

@@ -247,14 +247,18 @@ func (b *Bench) await(t testing.TB, what string, pass func(time.Duration), is fu
 	}
 }
 
-// Warp has time pass for everything that waits, as if it had all been written down so much earlier. The dispatchers that run
-// are replaced by others, which remember nothing.
-func (b *Bench) Warp(t testing.TB, d time.Duration) {
+// Warp has time pass for everything that waits, as if it had all been written down so much earlier, and for fakes. The
+// dispatchers that run are replaced by others, which remember nothing: none is at work while time passes, so that nothing is
+// written down that is older for one side than for the other.
+func (b *Bench) Warp(t testing.TB, d time.Duration, fakes ...interface{ Advance(time.Duration) }) {
 	t.Helper()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, r := range b.running {
 		r.stop()
+	}
+	for _, f := range fakes {
+		f.Advance(d)
 	}
 	if err := Warp(t.Context(), b.Pool, d); err != nil {
 		t.Fatal(err)

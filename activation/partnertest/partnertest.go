@@ -650,8 +650,7 @@ func (s *stage) resume(t testing.TB) {
 // sleep has time pass, for us and the partner.
 func (s *stage) sleep(t testing.TB, d time.Duration) {
 	t.Helper()
-	s.fake.Advance(d)
-	s.bench.Warp(t, d)
+	s.bench.Warp(t, d, s.fake)
 }
 
 // await waits until a condition comes true, and has time pass while there is nothing to do but wait.

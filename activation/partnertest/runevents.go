@@ -121,8 +121,7 @@ func (s *eventStage) orderAt(t testing.TB, from, to int, known bool, at time.Tim
 
 func (s *eventStage) sleep(t testing.TB, d time.Duration) {
 	t.Helper()
-	s.fake.Advance(d)
-	s.bench.Warp(t, d)
+	s.bench.Warp(t, d, s.fake)
 }
 
 func (s *eventStage) await(t testing.TB, what string, is func() bool) {
