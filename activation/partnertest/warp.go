@@ -28,6 +28,7 @@ func Warp(ctx context.Context, pool *pgxpool.Pool, d time.Duration) error {
 		`UPDATE destination_segments
 		SET fill_until = fill_until - @d::interval, ready_at = ready_at - @d::interval, audience_at = audience_at - @d::interval,
 			size_at = size_at - @d::interval`,
+		`UPDATE activation_mappings SET until = until - @d::interval`,
 		`UPDATE activation_accounts
 		SET next_at = next_at - @d::interval, blocked_until = blocked_until - @d::interval, slow_until = slow_until - @d::interval`,
 	} {
