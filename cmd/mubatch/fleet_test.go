@@ -25,7 +25,13 @@ import (
 // outlets are a fake of each partner that mubatch has, by the type of destination.
 func outlets(t testing.TB) map[string]partnertest.Fake {
 	return map[string]partnertest.Fake{
-		"webhook": partnertest.NewReceiver(t),
+		"google_customer_match": partnertest.NewGoogle(t, partnertest.GoogleOptions{}),
+		"linkedin":              partnertest.NewLinkedIn(t, partnertest.LinkedInOptions{}),
+		"meta":                  partnertest.NewMeta(t, partnertest.MetaOptions{}),
+		"microsoft":             partnertest.NewMicrosoft(t, partnertest.MicrosoftOptions{}),
+		"tiktok":                partnertest.NewTikTok(t, partnertest.TikTokOptions{}),
+		"tradedesk":             partnertest.NewTradeDesk(t, partnertest.TradeDeskOptions{}),
+		"webhook":               partnertest.NewReceiver(t),
 	}
 }
 

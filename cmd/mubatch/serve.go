@@ -22,7 +22,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mubatch/mubatch/activation"
-	"github.com/mubatch/mubatch/activation/webhook"
 	"github.com/mubatch/mubatch/api"
 	"github.com/mubatch/mubatch/collector"
 	"github.com/mubatch/mubatch/migrations"
@@ -102,7 +101,7 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 		return err
 	}
 	outbound := activation.Outbound{AllowPrivate: cfg.allowPrivate}
-	destinations := activation.NewStore(pool, ring, cfg.lanes, webhook.New(activation.NewClient(outbound), outbound))
+	destinations := activation.NewStore(pool, ring, cfg.lanes, partners(outbound)...)
 	var dispatcher *activation.Dispatcher
 	wake := func() { dispatcher.Wake() }
 	store := profiles.NewStore(pool, profiles.Config{Lanes: cfg.lanes, Cached: cfg.cached, Version: version()}, activation.NewLedger(reg), wake, log)
