@@ -272,7 +272,7 @@ func forgetting(chosen string) string {
 			INSERT INTO conversion_counts AS c (lane, destination_id, subscription_id, outcome, reason, events, last_at)
 			SELECT @lane::smallint, @destination::bigint, subscription_id, 'forgotten', @reason::text, count(*), now()
 			FROM gone
-			WHERE status IN ('pending', 'failed', 'parked')
+			WHERE status NOT IN ('sent', 'denied', 'expired')
 			GROUP BY subscription_id
 			ORDER BY subscription_id` + addCounts + `
 		)

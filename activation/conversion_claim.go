@@ -251,13 +251,19 @@ func (d *Dispatcher) planEvents(ctx context.Context, l *line, c *claim) (p plan,
 		switch r := judgeEvent(partner, l, &m, known); {
 		case r.status != "":
 			p.results = append(p.results, r)
-		case l.limits.OnePerson && c.body == nil && len(p.send) > 0 && m.Profile != p.send[0].Profile:
+		case l.limits.OnePerson && c.body == nil && len(p.send) > 0 && !m.sameVisitor(p.send[0]):
 			p.later = append(p.later, m)
 		default:
 			p.send = append(p.send, m)
 		}
 	}
 	return p, nil
+}
+
+// sameVisitor tells whether two events are of the same user on the same device.
+func (m claimed) sameVisitor(n claimed) bool {
+	a, b := m.event.event, n.event.event
+	return a.UserID == b.UserID && a.AnonymousID == b.AnonymousID
 }
 
 // judgeEvent makes an event ready to be sent, or returns what becomes of it instead.

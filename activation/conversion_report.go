@@ -177,12 +177,12 @@ func (s *Store) DryRunEvents(
 			out.Denied++
 			continue
 		}
-		if limits.OnePerson && len(members) > 0 && members[0].Profile != m.Profile {
-			continue
-		}
 		m.event.mapping = &sub.Mapping
 		if reason := m.event.ready(partner, t.Target, &m); reason != "" {
 			out.Refused = append(out.Refused, Refused{m.MessageID, reason})
+			continue
+		}
+		if limits.OnePerson && len(members) > 0 && !m.sameVisitor(members[0]) {
 			continue
 		}
 		members = append(members, m)

@@ -205,7 +205,7 @@ type Limits struct {
 	// could be sent is given up. 0: any age.
 	MaxAge time.Duration
 
-	// OnePerson says that all events of a message have to be of one visitor or user.
+	// OnePerson says that all events of a message have to be of one user id and anonymous id.
 	OnePerson bool
 
 	TTL       time.Duration // who is not sent again within it is forgotten by the partner; 0: nobody is

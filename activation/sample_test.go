@@ -42,3 +42,27 @@ func TestLateSample(t *testing.T) {
 	s.Brief = true
 	partnertest.Run(t, s)
 }
+
+func sampleEvents(o partnertest.SampleOptions) partnertest.EventSubject {
+	return partnertest.EventSubject{New: func(t testing.TB) (activation.EventPartner, partnertest.EventFake) {
+		client := activation.NewClient(activation.Outbound{AllowPrivate: true})
+		t.Cleanup(client.CloseIdleConnections)
+		return partnertest.NewSample(client), partnertest.SampleEventsFake{SampleFake: partnertest.NewSampleFake(t, o)}
+	}}
+}
+
+// The same with events, of which one bad one has all of a message refused.
+func TestSampleEvents(t *testing.T) {
+	t.Parallel()
+	partnertest.RunEvents(t, sampleEvents(partnertest.SampleOptions{
+		SampleConfig: partnertest.SampleConfig{Strict: true, MaxAgeMinutes: 60 * 24 * 7, LingerMS: 50},
+	}))
+}
+
+// And with a partner that answers later, and takes those of one visitor in a message.
+func TestLateSampleEvents(t *testing.T) {
+	t.Parallel()
+	s := sampleEvents(partnertest.SampleOptions{Later: true, SampleConfig: partnertest.SampleConfig{OnePerson: true}})
+	s.Brief = true
+	partnertest.RunEvents(t, s)
+}

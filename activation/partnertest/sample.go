@@ -19,7 +19,7 @@ import (
 )
 
 // Sample is a partner that does not exist, and has all that partners have: hashed identifiers, tokens that end, audiences to
-// be made, messages that are worked on later, memberships that end. The machinery is tested with it.
+// be made, messages that are worked on later, memberships that end, events. The machinery is tested with it.
 type Sample struct{ client *http.Client }
 
 var (
@@ -45,6 +45,10 @@ type SampleConfig struct {
 	LingerMS    int    `json:"linger_ms,omitzero"`
 	TTLMinutes  int    `json:"ttl_minutes,omitzero"`
 	TimeoutMS   int    `json:"timeout_ms,omitzero"`
+
+	Strict        bool `json:"strict,omitzero"` // one bad event has all of a message refused
+	OnePerson     bool `json:"one_person,omitzero"`
+	MaxAgeMinutes int  `json:"max_age_minutes,omitzero"`
 }
 
 type sampleSecrets struct {
@@ -88,6 +92,7 @@ func (*Sample) Limits(t activation.Target) activation.Limits {
 		Members: max(cfg.Batch, 1), Concurrency: max(cfg.Concurrency, 1), Timeout: 2 * time.Second, Mixed: cfg.Mixed,
 		NeedsAudience: true, Account: cfg.Account, Linger: time.Duration(cfg.LingerMS) * time.Millisecond,
 		TTL: time.Duration(cfg.TTLMinutes) * time.Minute, PollEvery: time.Minute,
+		Events: sampleMost, OnePerson: cfg.OnePerson, MaxAge: time.Duration(cfg.MaxAgeMinutes) * time.Minute,
 	}
 	if cfg.PerSecond > 0 {
 		l.Rates = []activation.Rate{{Requests: cfg.PerSecond, Per: time.Second}}
@@ -154,12 +159,16 @@ func (p *Sample) Send(ctx context.Context, to activation.Target, m activation.Me
 		Refused []int  `json:"refused"`
 		Receipt string `json:"receipt"`
 	}
-	o := p.call(ctx, to, http.MethodPost, "/members", m.Body, &answer)
+	path := "/members"
+	if m.Events != nil {
+		path = "/events"
+	}
+	o := p.call(ctx, to, http.MethodPost, path, m.Body, &answer)
 	if o.Class != activation.OK {
 		return o
 	}
 	o.Receipt = answer.Receipt
-	return sampleRows(o, answer.Refused, len(m.Members))
+	return sampleRows(o, answer.Refused, max(len(m.Members), len(m.Events)))
 }
 
 func sampleRows(o activation.Outcome, refused []int, n int) activation.Outcome {
@@ -179,7 +188,11 @@ func sampleRows(o activation.Outcome, refused []int, n int) activation.Outcome {
 
 // Validate implements [activation.Validator].
 func (p *Sample) Validate(ctx context.Context, to activation.Target, m activation.Message) activation.Outcome {
-	return p.call(ctx, to, http.MethodPost, "/members?validate=1", m.Body, nil)
+	path := "/members?validate=1"
+	if m.Events != nil {
+		path = "/events?validate=1"
+	}
+	return p.call(ctx, to, http.MethodPost, path, m.Body, nil)
 }
 
 // Test implements [activation.Partner].
@@ -318,7 +331,7 @@ func (p *Sample) call(
 		if wrong.Seconds == 0 {
 			o.Wait = 5 * time.Minute
 		}
-	case "too_large":
+	case "too_large", "bad_event":
 		o.Class = activation.Split
 	case "no_audience":
 		o.Class, o.Reason = activation.Config, "the audience is not there"

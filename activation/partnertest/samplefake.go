@@ -44,6 +44,10 @@ type SampleFake struct {
 	receipts  map[string]*sampleReceipt
 	pending   []string
 
+	expected    map[string]activation.Event // by message id
+	received    map[string]bool
+	refuseEvent map[string]bool
+
 	// Arrived, if not nil, is sent every identifier that is applied, while nobody else is served.
 	Arrived chan SampleArrival
 }
@@ -65,6 +69,7 @@ type sampleReceipt struct {
 	at      time.Time
 	asked   time.Time
 	message sampleMessage
+	events  []sampleEvent // instead
 	refused []int
 	done    bool
 }
@@ -91,8 +96,14 @@ func NewSampleFake(t testing.TB, o SampleOptions) *SampleFake {
 		dead:      map[string]int{},
 		busy:      map[string]string{},
 		receipts:  map[string]*sampleReceipt{},
+
+		expected:    map[string]activation.Event{},
+		received:    map[string]bool{},
+		refuseEvent: map[string]bool{},
 	}
-	f.Changes(func(r *http.Request) bool { return r.URL.Path == "/members" && r.URL.RawQuery == "" })
+	f.Changes(func(r *http.Request) bool {
+		return (r.URL.Path == "/members" || r.URL.Path == "/events") && r.URL.RawQuery == ""
+	})
 	f.URL = f.Listen(t, http.HandlerFunc(f.handle))
 	return f
 }
@@ -251,7 +262,11 @@ func (f *SampleFake) work() {
 		if f.Steady().Sub(r.at) < workingTime {
 			break
 		}
-		r.refused, r.done = f.apply(r.message), true
+		if r.done = true; r.events != nil {
+			r.refused = f.applyEvents(r.events)
+		} else {
+			r.refused = f.apply(r.message)
+		}
 		f.pending = f.pending[1:]
 	}
 	if ttl := f.TTL(); ttl > 0 {
@@ -334,6 +349,8 @@ func (f *SampleFake) handle(w http.ResponseWriter, r *http.Request) {
 	switch path := r.URL.Path; {
 	case r.Method == http.MethodPost && path == "/members":
 		f.members(w, r, body)
+	case r.Method == http.MethodPost && path == "/events":
+		f.events(w, r, body)
 	case r.Method == http.MethodPost && path == "/audiences":
 		f.makeAudience(w, body)
 	case r.Method == http.MethodGet && strings.HasPrefix(path, "/audiences/"):
