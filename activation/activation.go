@@ -8,6 +8,9 @@
 // was sent follow what is wanted: it never has two operations under way for one (destination, segment, person), sends
 // outside any transaction, and records the answer together with the ledger. What changes while it waits overwrites what was
 // wanted before, so an outage of a partner costs as many rows as there are people, not as there were events.
+//
+// Destinations that subscribe to events are told of each of them once. Such rows are conversions, written in the µbatch's
+// transaction too, and the dispatcher sends them with all that it has for people. They come to an end within a week.
 package activation
 
 import (

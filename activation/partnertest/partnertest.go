@@ -47,6 +47,13 @@
 // The suite has the partner live through all of [Run]'s list. Where it would have to wait it has time pass, for the
 // database and the fake at once: see [Bench.Warp]. People are [Somebody] and [Known]: their identifiers are made so that
 // any normal form of them is right.
+//
+// # A partner that takes events
+//
+// It implements [activation.EventPartner], its fake [EventFake], and it passes [RunEvents]; [SampleEventsFake] is an example.
+// The events are [Order]s, of which the fake is told by Expect what they are and whose. The fake keeps those that it counts
+// by the id that the partner knows duplicates by. It violates whatever the partner would refuse or silently not match, and
+// refuses an event that RefuseEvent names in the partner's own way: alone, or with all of its message.
 package partnertest
 
 import (
