@@ -87,7 +87,7 @@ type NewSubscription struct {
 }
 
 // Subscribe has a destination told of the events that happen from now on and that a filter selects, under a key. Another
-// subscription of that key it replaces; then what waits goes by the new mapping. [ErrUnsupported] says that the partner
+// subscription of that key it replaces; then what has not been tried goes by the new mapping. [ErrUnsupported] says that the partner
 // takes no events, [ErrStale] that somebody else changed it since n.Version; what is wrong with the request is reported as
 // [*FieldError]s, joined.
 func (s *Store) Subscribe(
