@@ -54,7 +54,8 @@ func (a *accounts) of(t served, limits Limits) *account {
 	if limits.Account == "" && len(limits.Rates) == 0 {
 		return &account{pace: 1}
 	}
-	key := t.partner.Type() + ":" + limits.Account
+	// Of one workspace: where its requests go is for its owner to say, and so is what they are answered.
+	key := fmt.Sprintf("ws_%d:%s:%s", t.Workspace, t.partner.Type(), limits.Account)
 	if limits.Account == "" {
 		key = fmt.Sprintf("%s:dst_%d", t.partner.Type(), t.ID)
 	}

@@ -88,7 +88,7 @@ func (d *Dispatcher) create(ctx context.Context) (found bool, err error) {
 	case o.Class == Reauth, o.Class == Config, o.Class == Gone:
 		decision := decision{status: Paused, reason: o.Reason}
 		err := pgx.BeginFunc(ctx, d.queue.pool, func(tx pgx.Tx) error {
-			return changeDestination(ctx, tx, w.Destination, decision)
+			return changeDestination(ctx, tx, w.Destination, t.version, decision)
 		})
 		return true, errors.Join(err, d.retryAudience(ctx, w, time.Second, o.Reason))
 	case o.Class == RetryAfter:

@@ -31,6 +31,7 @@ type claim struct {
 	lane        int
 	workspace   int32
 	destination int64
+	version     int64 // of the destination, as it was when this was claimed
 	segment     int64
 	audience    string
 	since       time.Time // from when on the audience could be sent to
@@ -173,7 +174,7 @@ func (q *queue) claim(ctx context.Context, lane int, l *line) (c *claim, again b
 			return err
 		}
 		fresh := claim{
-			lane: lane, workspace: l.target.Workspace, destination: l.target.ID, segment: segment, byProfile: l.limits.ByProfile,
+			lane: lane, workspace: l.target.Workspace, destination: l.target.ID, version: l.target.version, segment: segment, byProfile: l.limits.ByProfile,
 			ttl: l.limits.TTL, key: newMessageKey(), taken: taken, created: taken,
 		}
 		rand.Read(fresh.token[:])

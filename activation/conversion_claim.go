@@ -91,7 +91,7 @@ func (q *queue) claimEvents(ctx context.Context, lane int, l *line) (c *claim, a
 			return err
 		}
 		fresh := claim{
-			lane: lane, workspace: l.target.Workspace, destination: l.target.ID, segment: noSegment, byProfile: true,
+			lane: lane, workspace: l.target.Workspace, destination: l.target.ID, version: l.target.version, segment: noSegment, byProfile: true,
 			key: newMessageKey(), taken: taken, created: taken,
 		}
 		rand.Read(fresh.token[:])

@@ -113,7 +113,7 @@ func (q *queue) polledEvents(ctx context.Context, tx pgx.Tx, c *claim, a attempt
 	if err := writeLedger(ctx, tx, &about, a); err != nil {
 		return err
 	}
-	return changeDestination(ctx, tx, c.destination, what)
+	return changeDestination(ctx, tx, c.destination, c.version, what)
 }
 
 // forgetEvents forgets events that came in before a moment and are not under way, whatever became of them, some at a time:

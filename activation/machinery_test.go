@@ -225,6 +225,28 @@ func TestUsageIsHeeded(t *testing.T) {
 	}
 }
 
+// What was asked before somebody resumed a destination does not pause it, whatever the answer.
+func TestAnAnswerFromBeforeDoesNotPause(t *testing.T) {
+	t.Parallel()
+	b, fake := newSampleBench(t, partnertest.SampleOptions{SampleConfig: partnertest.SampleConfig{Batch: 1, Concurrency: 1}})
+	fake.Seed(partnertest.Somebody(1))
+	b.World.Add(partnertest.Somebody(1))
+	b.Apply(t, change(1, true))
+	fake.Script(partnertest.Fault{Status: 403, Body: `{"code":"forbidden"}`, Delay: time.Second})
+	b.Dispatch(t, activation.DispatchConfig{})
+	partnertest.Eventually(t, 20*time.Second, "the partner is asked", func() bool { return fake.Scripted() == 0 })
+	if _, err := b.Store.Pause(t.Context(), b.Workspace, "sample", "to mend it"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Store.Resume(t.Context(), b.Workspace, "sample"); err != nil {
+		t.Fatal(err)
+	}
+	b.Rest(t, "sample")
+	if d, err := b.Store.Get(t.Context(), b.Workspace, "sample"); err != nil || d.Status != activation.Active {
+		t.Errorf("the destination is %s: %s, %v", d.Status, d.StatusReason, err)
+	}
+}
+
 // mapping is a sample partner whose operator calls people by the same names for an hour, and some by none.
 type mapping struct {
 	*partnertest.Sample

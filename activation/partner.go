@@ -67,7 +67,7 @@ type Rotator interface {
 }
 
 // Refresher is a [Partner] whose access tokens run out and are had anew, as with OAuth 2. One process at a time refreshes a
-// destination: when 80 % of a token's life are over, and when Send, Create, Poll, … return the class [Refresh]. The new
+// destination: when it has been made or changed, when 80 % of a token's life are over, and when Send, Create, Poll, … return the class [Refresh]. The new
 // settings are committed before anybody uses them. A token that is refused although it is new means [Reauth].
 type Refresher interface {
 	// Refresh returns the settings with a new access token, and with the new refresh token if there is one, and when the
@@ -196,8 +196,8 @@ type Limits struct {
 	// somebody or made by a [Creator].
 	NeedsAudience bool
 
-	// Account is what the partner counts requests by, without anything secret: destinations that say the same share Rates,
-	// waits and Usage. Empty: each destination by itself.
+	// Account is what the partner counts requests by, without anything secret: destinations of one workspace that say the
+	// same share Rates, waits and Usage. Empty: each destination by itself.
 	Account string
 	Rates   []Rate // all of them hold
 

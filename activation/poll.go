@@ -82,7 +82,7 @@ func (d *Dispatcher) poll(ctx context.Context) (found bool, err error) {
 		return true, fmt.Errorf("poll for destination %d: %w", c.destination, ErrUnsupported)
 	}
 	limits := t.partner.Limits(t.Target)
-	c.workspace, c.byProfile, c.ttl, c.created = t.Workspace, limits.ByProfile, limits.TTL, time.Now()
+	c.workspace, c.version, c.byProfile, c.ttl, c.created = t.Workspace, t.version, limits.ByProfile, limits.TTL, time.Now()
 	one := d.accounts.of(t, limits)
 	if pause, err := d.accounts.take(ctx, one); err != nil || pause > 0 {
 		return true, errors.Join(err, d.pollAgain(ctx, &c, max(pause, 100*time.Millisecond)))
@@ -119,7 +119,7 @@ func (d *Dispatcher) poll(ctx context.Context) (found bool, err error) {
 		case Reauth, Config, Gone:
 			pause := decision{status: Paused, reason: polled.Reason}
 			err := pgx.BeginFunc(ctx, d.queue.pool, func(tx pgx.Tx) error {
-				return changeDestination(ctx, tx, c.destination, pause)
+				return changeDestination(ctx, tx, c.destination, t.version, pause)
 			})
 			return true, errors.Join(err, d.pollAgain(ctx, &c, orElse(limits.PollEvery, pollEvery)))
 		}
@@ -247,7 +247,7 @@ func (q *queue) polled(ctx context.Context, c *claim, a attempt, p Polled, sched
 		if err := writeLedger(ctx, tx, &about, a); err != nil {
 			return err
 		}
-		return changeDestination(ctx, tx, c.destination, what)
+		return changeDestination(ctx, tx, c.destination, c.version, what)
 	})
 	if err != nil {
 		return fmt.Errorf("record what became of batch %d: %w", c.id, err)

@@ -42,7 +42,7 @@ func (q *queue) record(ctx context.Context, c *claim, a attempt, d decision) err
 		if err := writeLedger(ctx, tx, c, a); err != nil {
 			return err
 		}
-		return changeDestination(ctx, tx, c.destination, d)
+		return changeDestination(ctx, tx, c.destination, c.version, d)
 	})
 	if err != nil {
 		return fmt.Errorf("record attempt at batch %d: %w", c.id, err)
@@ -316,17 +316,19 @@ func writeLedger(ctx context.Context, tx pgx.Tx, c *claim, a attempt) error {
 	return nil
 }
 
-func changeDestination(ctx context.Context, tx pgx.Tx, id int64, d decision) error {
+// changeDestination writes what an answer means for the destination. It is not paused if somebody has changed it since it was
+// read as that version: whoever has just resumed it wants it tried as it is now.
+func changeDestination(ctx context.Context, tx pgx.Tx, id, version int64, d decision) error {
 	const status = `
 		UPDATE destinations
 		SET status = @status, status_reason = @reason, version = version + 1, updated_at = now()
-		WHERE id = @id AND status = 'active'`
+		WHERE id = @id AND status = 'active' AND version = @version`
 	const block = `
 		UPDATE destinations
 		SET blocked_until = greatest(blocked_until, now() + @wait)
 		WHERE id = @id`
 	if d.status != "" {
-		_, err := tx.Exec(ctx, status, pgx.StrictNamedArgs{"id": id, "status": d.status, "reason": d.reason})
+		_, err := tx.Exec(ctx, status, pgx.StrictNamedArgs{"id": id, "version": version, "status": d.status, "reason": d.reason})
 		if err != nil {
 			return fmt.Errorf("set destination %d %s: %w", id, d.status, err)
 		}
