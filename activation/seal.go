@@ -112,6 +112,18 @@ func (r *KeyRing) Open(p Place, sealed []byte) ([]byte, error) {
 	return plaintext, nil
 }
 
+// Renew returns what was sealed for p under an older key sealed anew under the first one, or nil if it is already.
+func (r *KeyRing) Renew(p Place, sealed []byte) ([]byte, error) {
+	plaintext, err := r.Open(p, sealed)
+	if err != nil {
+		return nil, err
+	}
+	if id, _, _ := keyID(sealed); id == r.first && sealed[0] == sealedWorkspace {
+		return nil, nil
+	}
+	return r.Seal(p, plaintext), nil
+}
+
 func keyID(sealed []byte) (id string, rest []byte, ok bool) {
 	if len(sealed) < 2 || sealed[0] != sealedAnywhere && sealed[0] != sealedWorkspace || len(sealed) < 2+int(sealed[1]) {
 		return "", nil, false

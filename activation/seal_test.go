@@ -11,17 +11,23 @@ import (
 // sealedBefore is "canary", sealed for destinations.secrets 7 by the first version of this package.
 const sealedBefore = "AQJrMRh7LlOskoo41ZlmIDLq8r1FTdqmzXtit1JLOdZ2NbjWdwQ="
 
+var (
+	one = "k1:" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{1}, 32))
+	two = "k2:" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{2}, 32))
+)
+
+func ringOf(t *testing.T, s string) *KeyRing {
+	t.Helper()
+	r, err := ParseKeyRing(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 func TestKeyRing(t *testing.T) {
 	t.Parallel()
-	one := "k1:" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{1}, 32))
-	two := "k2:" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{2}, 32))
-	ring := func(s string) *KeyRing {
-		r, err := ParseKeyRing(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r
-	}
+	ring := func(s string) *KeyRing { return ringOf(t, s) }
 	here := Place{Workspace: 3, Table: "destinations", Column: "secrets", ID: 7}
 	sealed := ring(one).Seal(here, []byte("canary"))
 	if bytes.Contains(sealed, []byte("canary")) {
@@ -81,4 +87,24 @@ func TestKeyRing(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestRenewSealsUnderTheNewestKey(t *testing.T) {
+	t.Parallel()
+	ring := func(s string) *KeyRing { return ringOf(t, s) }
+	here := Place{Workspace: 3, Table: "tombstone_keys", Column: "key", ID: 3}
+	sealed := ring(one).Seal(here, []byte("canary"))
+	fresh, err := ring(two+","+one).Renew(here, sealed)
+	if err != nil || fresh == nil {
+		t.Fatalf("sealed under an older key: %x, %v", fresh, err)
+	}
+	if got, err := ring(two).Open(here, fresh); err != nil || string(got) != "canary" {
+		t.Errorf("sealed anew it opens as %q, %v", got, err)
+	}
+	if again, err := ring(two+","+one).Renew(here, fresh); err != nil || again != nil {
+		t.Errorf("sealed under the newest key already: %x, %v", again, err)
+	}
+	if _, err := ring(two).Renew(here, sealed); !errors.Is(err, ErrSealed) {
+		t.Errorf("without its key: %v", err)
+	}
 }

@@ -390,6 +390,14 @@ func (r *Receiver) apply(m message) {
 	}
 	for i, e := range append(slices.Clone(m.Data.Entered), m.Data.Left...) {
 		r.newest[segment][e.ProfileID] = e.Version
+		if e.Cause == activation.CauseErasure { // and with the person what was known of versions
+			delete(r.newest[segment], e.ProfileID)
+			for set := range r.sets {
+				if strings.Contains(set, " "+e.ProfileID+":") {
+					delete(r.sets, set)
+				}
+			}
+		}
 		if r.Arrived != nil {
 			r.Arrived <- Arrival{segment, e.ProfileID, e.MessageID, i < len(m.Data.Entered), time.Now()}
 		}
