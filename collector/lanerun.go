@@ -339,6 +339,7 @@ func (r *laneRun) settle(ctx context.Context, res profiles.Result) error {
 	r.metrics.messages.WithLabelValues("applied").Add(float64(res.Applied))
 	r.metrics.messages.WithLabelValues("duplicate").Add(float64(res.Duplicates))
 	r.metrics.messages.WithLabelValues("failed").Add(float64(res.Failed))
+	r.metrics.messages.WithLabelValues("suppressed").Add(float64(res.Suppressed))
 	return r.publish(ctx, res.Outbox)
 }
 

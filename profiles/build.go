@@ -52,12 +52,13 @@ func (s *laneSegment) settled() bool { return s.phase == phaseDone && s.version 
 // it changed.
 func (s *Store) Fingerprint(ctx context.Context) (string, error) {
 	const query = `
-		SELECT concat_ws(' ', (SELECT count(*) FROM workspaces), s.*, c.*, b.*)
+		SELECT concat_ws(' ', (SELECT count(*) FROM workspaces), s.*, c.*, b.*, e.*)
 		FROM (SELECT concat_ws(' ', count(*), sum(id), sum(revision), sum(version), sum(live_version),
 		                       count(*) FILTER (WHERE deleting)) FROM segments) AS s,
 		     (SELECT concat_ws(' ', count(*), sum(id), sum(revision), sum(version), sum(live_version))
 		      FROM computed_traits) AS c,
-		     (SELECT concat_ws(' ', count(*), count(*) FILTER (WHERE retired)) FROM behaviours) AS b`
+		     (SELECT concat_ws(' ', count(*), count(*) FILTER (WHERE retired)) FROM behaviours) AS b,
+		     (SELECT concat_ws(' ', count(*), sum(id), sum(round)) FROM erasures WHERE completed_at IS NULL AND erased_at IS NULL) AS e`
 	var f string
 	if err := s.pool.QueryRow(ctx, query).Scan(&f); err != nil {
 		return "", fmt.Errorf("read fingerprint of definitions: %w", err)
@@ -145,7 +146,8 @@ func (l *Lane) load(ctx context.Context, tx pgx.Tx) error {
 		}
 	}
 	l.findBehind()
-	return nil
+	l.erasing, err = l.readErasing(ctx, tx)
+	return err
 }
 
 // findBehind notes which of the lane's behaviours are not complete, in the order of their ids.
@@ -233,13 +235,18 @@ func (l *Lane) parsed(s *laneSegment) *rule.Rule {
 }
 
 // Building tells whether the lane has something to build.
-func (l *Lane) Building() bool { return len(l.building)+len(l.behind)+len(l.computing) > 0 }
+func (l *Lane) Building() bool {
+	return len(l.building)+len(l.behind)+len(l.computing)+len(l.erasing) > 0
+}
 
 // Build does the next chunk of what is to be built, given that all that was in the lane's stream at the moment upTo is
 // applied, and that all that the lane had for others is published. worked is false if there is nothing this lane can do
 // now; it may have to wait for others. An error that [IsBug] is not worth trying again at once, and the lane may go on
 // with other things.
 func (l *Lane) Build(ctx context.Context, upTo time.Time) (worked bool, res Result, err error) {
+	if len(l.erasing) > 0 && !time.Now().Before(l.eraseAt) { // somebody is waiting for it
+		return l.eraseChunk(ctx, l.erasing[0])
+	}
 	for _, s := range l.building {
 		if s.phase == phaseEvaluating {
 			return l.sweepChunk(ctx, s)

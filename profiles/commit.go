@@ -30,8 +30,10 @@ type work struct {
 	due    []Ref
 	sweep  *Sweep
 	replay *Replay
-	now    time.Time                           // zero: the present
-	also   func(context.Context, pgx.Tx) error // further writes that belong to it
+	erase  *Erase
+	now    time.Time                                  // zero: the present
+	first  func(context.Context, pgx.Tx, *work) error // finds out in the transaction what is to be done in it
+	also   func(context.Context, pgx.Tx) error        // further writes that belong to it
 }
 
 // passing returns the profiles that w takes up although nothing has arrived for them, and that are not in the cache.
@@ -64,7 +66,7 @@ type tally struct {
 
 type countKey struct{ workspace, source int32 }
 
-type counts struct{ accepted, applied, duplicate, failed int64 }
+type counts struct{ accepted, applied, duplicate, failed, suppressed int64 }
 
 func (t *tally) count(m *Message) *counts {
 	k := countKey{m.Workspace, m.Source}
@@ -92,6 +94,12 @@ func (l *Lane) commit(ctx context.Context, w work) (Result, error) {
 		t = &tally{seqs: l.seqs, counts: map[countKey]*counts{}, heard: l.hear(w), unheard: l.outstanding, clears: l.clears()}
 		if err := l.fence(ctx, tx); err != nil {
 			return err
+		}
+		w := w
+		if w.first != nil {
+			if err := w.first(ctx, tx, &w); err != nil {
+				return err
+			}
 		}
 		apply := l.applyAll
 		if w.split {
@@ -192,7 +200,7 @@ func (l *Lane) fence(ctx context.Context, tx pgx.Tx) error {
 	// Shared with all other lanes: who changes destinations or rotates the dedupe generations waits for the µbatches
 	// that still go by the old ones.
 	const lock = `SELECT pg_advisory_xact_lock_shared($1)`
-	const generation = `SELECT current FROM dedupe_generation`
+	const generation = `SELECT current, tombstones FROM dedupe_generation`
 
 	batch := &pgx.Batch{}
 	batch.Queue(settings)
@@ -201,13 +209,17 @@ func (l *Lane) fence(ctx context.Context, tx pgx.Tx) error {
 		return row.Scan(&held)
 	})
 	batch.Queue(lock, activation.ConfigLock)
-	batch.Queue(generation).QueryRow(func(row pgx.Row) error { return row.Scan(&l.generation) })
+	var tombstones int64
+	batch.Queue(generation).QueryRow(func(row pgx.Row) error { return row.Scan(&l.generation, &tombstones) })
 	err := tx.SendBatch(ctx, batch).Close()
 	if errors.Is(err, pgx.ErrNoRows) {
 		return ErrFenced
 	}
 	if err != nil {
 		return fmt.Errorf("fence lane %d: %w", l.number, err)
+	}
+	if tombstones != l.tombstones {
+		return l.readGraves(ctx, tx, tombstones)
 	}
 	return nil
 }
@@ -255,6 +267,14 @@ func (l *Lane) applyAll(ctx context.Context, tx pgx.Tx, w work, t *tally) error 
 	if err := unwrap(fresh, t); err != nil {
 		return err
 	}
+	fresh, decoded, err := l.suppress(ctx, tx, fresh, true, w.now, t)
+	if err != nil {
+		return err
+	}
+	replay, err := l.replayable(ctx, tx, w.replay)
+	if err != nil {
+		return err
+	}
 	in := Input{
 		Lane:        l.number,
 		Lanes:       l.store.lanes,
@@ -265,7 +285,10 @@ func (l *Lane) applyAll(ctx context.Context, tx pgx.Tx, w work, t *tally) error 
 		Messages:    fresh,
 		Due:         w.due,
 		Sweep:       w.sweep,
-		Replay:      w.replay,
+		Replay:      replay,
+		Erase:       w.erase,
+
+		events: decoded,
 	}
 	out, err := l.step(ctx, tx, in)
 	if err != nil {
@@ -302,7 +325,6 @@ func (l *Lane) applyAll(ctx context.Context, tx pgx.Tx, w work, t *tally) error 
 
 // step runs the pure step, reading what it misses until nothing is missing.
 func (l *Lane) step(ctx context.Context, tx pgx.Tx, in Input) (*Outcome, error) {
-	in.events = map[int]*Event{}
 	for {
 		out, missing, err := stepSafely(in)
 		if err != nil {
@@ -417,16 +439,17 @@ func (l *Lane) advance(ctx context.Context, tx pgx.Tx, w work, t *tally) error {
 		    lease_until = greatest(lease_until, clock_timestamp() + nullif(@lease::interval, '0'))
 		WHERE lane = @lane`
 	const counters = `
-		INSERT INTO counters AS c (lane, workspace_id, source_id, day, accepted, applied, duplicate, failed)
-		SELECT @lane, workspace_id, source_id, (now() AT TIME ZONE 'UTC')::date, accepted, applied, duplicate, failed
+		INSERT INTO counters AS c (lane, workspace_id, source_id, day, accepted, applied, duplicate, failed, suppressed)
+		SELECT @lane, workspace_id, source_id, (now() AT TIME ZONE 'UTC')::date, accepted, applied, duplicate, failed, suppressed
 		FROM unnest(@workspaces::integer[], @sources::integer[], @accepted::bigint[], @applied::bigint[],
-		            @duplicate::bigint[], @failed::bigint[])
-		     AS t (workspace_id, source_id, accepted, applied, duplicate, failed)
+		            @duplicate::bigint[], @failed::bigint[], @suppressed::bigint[])
+		     AS t (workspace_id, source_id, accepted, applied, duplicate, failed, suppressed)
 		ON CONFLICT (lane, workspace_id, source_id, day) DO UPDATE
-		SET accepted  = c.accepted + excluded.accepted,
-		    applied   = c.applied + excluded.applied,
-		    duplicate = c.duplicate + excluded.duplicate,
-		    failed    = c.failed + excluded.failed`
+		SET accepted   = c.accepted + excluded.accepted,
+		    applied    = c.applied + excluded.applied,
+		    duplicate  = c.duplicate + excluded.duplicate,
+		    failed     = c.failed + excluded.failed,
+		    suppressed = c.suppressed + excluded.suppressed`
 	batch := &pgx.Batch{}
 	var asOf *time.Time
 	if !w.asOf.IsZero() {
@@ -439,7 +462,7 @@ func (l *Lane) advance(ctx context.Context, tx pgx.Tx, w work, t *tally) error {
 		"heard": t.heard, "as_of": asOf, "lease": l.lease,
 	})
 	var workspaces, sources []int32
-	var accepted, applied, duplicate, failed []int64
+	var accepted, applied, duplicate, failed, suppressed []int64
 	for _, k := range slices.SortedFunc(maps.Keys(t.counts), func(a, b countKey) int {
 		return cmp.Or(cmp.Compare(a.workspace, b.workspace), cmp.Compare(a.source, b.source))
 	}) {
@@ -449,12 +472,12 @@ func (l *Lane) advance(ctx context.Context, tx pgx.Tx, w work, t *tally) error {
 		c := t.counts[k]
 		workspaces, sources = append(workspaces, k.workspace), append(sources, k.source)
 		accepted, applied = append(accepted, c.accepted), append(applied, c.applied)
-		duplicate, failed = append(duplicate, c.duplicate), append(failed, c.failed)
+		duplicate, failed, suppressed = append(duplicate, c.duplicate), append(failed, c.failed), append(suppressed, c.suppressed)
 	}
 	if len(workspaces) > 0 {
 		batch.Queue(counters, pgx.StrictNamedArgs{
 			"lane": l.number, "workspaces": workspaces, "sources": sources, "accepted": accepted, "applied": applied,
-			"duplicate": duplicate, "failed": failed,
+			"duplicate": duplicate, "failed": failed, "suppressed": suppressed,
 		})
 	}
 	if t.clears { // what this transaction adds nobody has heard yet
@@ -496,6 +519,9 @@ func (l *Lane) setAside(ctx context.Context, tx pgx.Tx, messages []Message, rere
 		return err
 	}
 	if err := unwrap(fresh, t); err != nil {
+		return err
+	}
+	if fresh, _, err = l.suppress(ctx, tx, fresh, false, time.Now(), t); err != nil {
 		return err
 	}
 	var failures []failure

@@ -34,12 +34,20 @@ const (
 
 // DecodeEvent reads a cleaned event, as the collector makes them.
 func DecodeEvent(body []byte) (*Event, error) {
-	var e Event
-	if err := json.Unmarshal(body, &e); err != nil {
+	e, err := parseEvent(body)
+	if err != nil {
 		return nil, fmt.Errorf("decode event: %w", err)
 	}
 	if e.UserID == "" && e.AnonymousID == "" {
 		return nil, fmt.Errorf("decode event: neither userId nor anonymousId")
+	}
+	return e, nil
+}
+
+func parseEvent(body []byte) (*Event, error) {
+	var e Event
+	if err := json.Unmarshal(body, &e); err != nil {
+		return nil, err
 	}
 	return &e, nil
 }
@@ -140,11 +148,8 @@ func (e *Event) externalIDs() []Identifier {
 	return ids
 }
 
-// mergers returns the identifiers by which the event's source merges people.
-func (e *Event) mergers() []Identifier {
-	if len(e.MergeOn) == 0 {
-		return nil
-	}
+// contacts returns the e-mail addresses, phone numbers and custom ids in the event.
+func (e *Event) contacts() []Identifier {
 	ids := e.externalIDs()
 	for _, kind := range []string{Email, Phone} {
 		for _, traits := range []jsontext.Value{e.Traits, member(e.Context, "traits")} {
@@ -153,8 +158,16 @@ func (e *Event) mergers() []Identifier {
 			}
 		}
 	}
+	return ids
+}
+
+// mergers returns the identifiers by which the event's source merges people.
+func (e *Event) mergers() []Identifier {
+	if len(e.MergeOn) == 0 {
+		return nil
+	}
 	var merge []Identifier
-	for _, id := range ids {
+	for _, id := range e.contacts() {
 		for _, kind := range e.MergeOn {
 			if id.Kind == kind {
 				merge = append(merge, id)

@@ -51,7 +51,11 @@ type Lane struct {
 	runID  string // of the Redis that the offset was read from
 	doubt  Doubt
 
-	generation  int16 // of dedupe
+	generation  int16            // of dedupe
+	tombstones  int64            // changes when one is left or closed
+	graves      map[int32]*grave // of workspaces in which anybody was forgotten
+	erasing     []erasure        // that the lane has to do its part in, by id
+	eraseAt     time.Time        // not before: one went wrong
 	definitions map[int32]*Definitions
 	fingerprint string                   // of the definitions
 	segments    map[int64]*laneSegment   // how far the lane is with each
@@ -76,9 +80,9 @@ type sequences struct{ outbox, archive, transition int64 }
 
 // Result is what came of a batch.
 type Result struct {
-	Applied, Duplicates, Failed int
-	Transitions                 int
-	Outbox                      []Outgoing // to be published, in this order
+	Applied, Duplicates, Failed, Suppressed int
+	Transitions                             int
+	Outbox                                  []Outgoing // to be published, in this order
 }
 
 // Number is the lane's number.

@@ -39,9 +39,18 @@ func newStore(t testing.TB, lanes int) (*profiles.Store, *pgxpool.Pool) {
 	return s, pool
 }
 
+// keys seal what tests seal.
+var keys = func() *activation.KeyRing {
+	ring, _, err := activation.NewKeyRing()
+	if err != nil {
+		panic(err)
+	}
+	return ring
+}()
+
 func storeOn(pool *pgxpool.Pool, lanes int) *profiles.Store {
 	ledger := activation.NewLedger(prometheus.NewRegistry())
-	return profiles.NewStore(pool, profiles.Config{Lanes: lanes}, ledger, func() {}, slog.New(slog.DiscardHandler))
+	return profiles.NewStore(pool, profiles.Config{Lanes: lanes, Keys: keys}, ledger, func() {}, slog.New(slog.DiscardHandler))
 }
 
 func one[T any](t testing.TB, pool *pgxpool.Pool, query string, args ...any) T {

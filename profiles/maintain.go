@@ -28,20 +28,30 @@ func (r Retention) withDefaults() Retention {
 	return r
 }
 
-// Maintain keeps partitions ahead of time, drops those past retention and rotates dedupe, until ctx ends. Any number of
+// Maintain keeps partitions ahead of time, drops those past retention, rotates dedupe and sees erasures through, until ctx
+// ends. Any number of
 // processes may run it.
 func (s *Store) Maintain(ctx context.Context, keep Retention) error {
 	keep = keep.withDefaults()
 	tick := time.NewTicker(10 * time.Minute)
 	defer tick.Stop()
+	erasures := time.NewTicker(time.Second)
+	defer erasures.Stop()
 	for {
 		if err := s.maintain(ctx, keep); err != nil && ctx.Err() == nil {
 			s.log.WarnContext(ctx, "maintenance did not finish, will try again", "err", err)
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
+		for again := false; !again; {
+			if err := s.settleErasures(ctx); err != nil && ctx.Err() == nil {
+				s.log.WarnContext(ctx, "an erasure did not get on, will try again", "err", err)
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-tick.C:
+				again = true
+			case <-erasures.C:
+			}
 		}
 	}
 }
@@ -49,7 +59,17 @@ func (s *Store) Maintain(ctx context.Context, keep Retention) error {
 // maintain does all it can: what goes wrong with one thing must not keep the others from being done.
 func (s *Store) maintain(ctx context.Context, keep Retention) error {
 	_, err := s.RotateDedupe(ctx, keep.Dedupe)
-	return errors.Join(err, s.Partition(ctx), s.DropEventsBefore(ctx, time.Now().Add(-keep.Events)))
+	return errors.Join(err, s.Partition(ctx), s.DropEventsBefore(ctx, time.Now().Add(-keep.Events)), s.renewTombstoneKeys(ctx),
+		s.forgetSuppressed(ctx, time.Now().Add(-keep.Events)))
+}
+
+// forgetSuppressed forgets which events were suppressed before t.
+func (s *Store) forgetSuppressed(ctx context.Context, t time.Time) error {
+	const query = `DELETE FROM suppressed_events WHERE suppressed_at < $1`
+	if _, err := s.pool.Exec(ctx, query, t); err != nil {
+		return fmt.Errorf("forget suppressed events: %w", err)
+	}
+	return nil
 }
 
 // Partition makes the archive's partitions for yesterday, today and the next three days. Events of a day without one go

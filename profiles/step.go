@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/mubatch/mubatch/activation"
 )
 
 // Why a membership changed.
@@ -21,6 +23,7 @@ const (
 	CauseMerge  = "merge"
 
 	CauseUnmerge = "unmerge" // a decision that claims are void
+	CauseErasure = activation.CauseErasure
 )
 
 // Cause is what made a membership change: its kind and, for events, merges and un-merges, the message.
@@ -100,6 +103,7 @@ type Input struct {
 	Due         []Ref     // profiles in which a membership may have changed by itself
 	Sweep       *Sweep
 	Replay      *Replay
+	Erase       *Erase
 
 	events map[int]*Event // decoded messages, kept from one try to the next; may be nil
 }
@@ -125,6 +129,13 @@ type Replayed struct {
 	At         int64 // unix milliseconds, event time
 	Name       string
 	Properties jsontext.Value
+}
+
+// Erase takes everything out of profiles that was seen under some identifiers, and out of those that are theirs whatever
+// else is in them.
+type Erase struct {
+	Workspace int32
+	Keys      []Key
 }
 
 // Outcome is what a step decided. It holds the new value of everything that changed.
@@ -264,6 +275,11 @@ func (s *step) run(skip map[int]bool) *Failed {
 			panic(err) // what a step sends itself can be read
 		}
 	}
+	if s.in.Erase != nil {
+		for _, key := range s.in.Erase.Keys {
+			s.erase(s.in.Erase.Workspace, key)
+		}
+	}
 	for _, ref := range s.in.Due {
 		s.own(ref.Workspace, ref.Key)
 	}
@@ -334,6 +350,22 @@ func (s *step) replay(r *Replay) error {
 		s.deliver(r.Workspace, *fragments[key], Cause{Kind: CauseBuild})
 	}
 	return s.drain()
+}
+
+// erase takes the fragment of an identifier out of the profile that this lane has it in, and empties the identifier's own.
+func (s *step) erase(workspace int32, key Key) {
+	cause := Cause{Kind: CauseErasure}
+	r, ok := s.route(workspace, key)
+	if !ok {
+		return
+	}
+	if r.Version >= 0 && r.Root != key && r.Root.Lane(s.in.Lanes) == s.in.Lane {
+		s.leave(r.Root, workspace, key, cause)
+	}
+	p := s.own(workspace, key)
+	for p != nil && len(p.Fragments) > 0 {
+		s.leave(key, workspace, p.Fragments[0].Key, cause)
+	}
 }
 
 // handle does what a message says. It returns an error only before it has done anything.

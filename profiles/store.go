@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -17,6 +18,9 @@ type Config struct {
 	Lanes   int    // how many lanes there are, fixed at install: 16
 	Cached  int    // how many profiles the owner of a lane keeps in memory: 5,000 a lane
 	Version string // of this software, noted with failed events
+
+	// Keys open what keys the tombstones of those who were forgotten. A store without them stops where there are any.
+	Keys *activation.KeyRing
 }
 
 func (c Config) withDefaults() Config {
@@ -39,17 +43,22 @@ type Store struct {
 	lanes      int
 	cached     int
 	version    string
+	keys       *activation.KeyRing
 	chunks     chunks
 }
 
-// enqueuer takes over who entered and who left, what happened, and which segments are no more; *activation.Ledger is the
-// real one.
+// enqueuer takes over who entered and who left, what happened, which segments are no more, and who is to be forgotten;
+// *activation.Ledger is the real one.
 type enqueuer interface {
 	Enqueue(ctx context.Context, tx pgx.Tx, lane int, changes []activation.Change) (int, error)
 	AskForSubscriptions(batch *pgx.Batch, version *int64)
 	Subscriptions(ctx context.Context, tx pgx.Tx, version int64) (*activation.Subscriptions, error)
 	EnqueueEvents(ctx context.Context, tx pgx.Tx, lane int, subs *activation.Subscriptions, events []activation.Happened) (int, error)
 	SegmentDeleted(ctx context.Context, tx pgx.Tx, segment int64) error
+	Erase(ctx context.Context, tx pgx.Tx, lane int, erasure int64, profiles [][16]byte) error
+	Released(ctx context.Context, pool *pgxpool.Pool) (int, error)
+	Waiting(ctx context.Context, tx pgx.Tx, erasure int64) (int, error)
+	Forget(ctx context.Context, tx pgx.Tx, lane int, erasure int64, profiles [][16]byte, at time.Time) (left bool, err error)
 }
 
 // NewStore returns a store. wake is called after a commit that left something to activate; it must not block.
@@ -63,6 +72,7 @@ func NewStore(pool *pgxpool.Pool, cfg Config, out enqueuer, wake func(), log *sl
 		lanes:      cfg.Lanes,
 		cached:     cfg.Cached,
 		version:    cfg.Version,
+		keys:       cfg.Keys,
 		chunks:     defaultChunks,
 	}
 }

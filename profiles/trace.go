@@ -15,6 +15,8 @@ type Traced struct {
 	Source     int32
 	ReceivedAt time.Time
 
+	Suppressed bool // it came too late: whom it is about was forgotten
+
 	Applied   bool // otherwise it failed
 	Type      string
 	Name      string
@@ -67,6 +69,26 @@ func (r *Reader) Trace(ctx context.Context, workspace int32, messageID string) (
 	for _, f := range failures {
 		if !slices.ContainsFunc(found, func(t Traced) bool { return t.Source == f.Source }) {
 			found = append(found, Traced{Source: f.Source, ReceivedAt: f.ReceivedAt, Failed: f})
+		}
+	}
+
+	const suppressed = `
+		SELECT source_id, received_at
+		FROM suppressed_events
+		WHERE lane = ANY (@lanes) AND message_key = @message AND workspace_id = @workspace`
+	rows, _ = r.db.Query(ctx, suppressed, args) // err: below
+	late, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t Traced, err error) {
+		t.Suppressed = true
+		err = row.Scan(&t.Source, &t.ReceivedAt)
+		return t, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("trace suppressed events: %w", err)
+	}
+	for _, s := range late {
+		found = slices.DeleteFunc(found, func(t Traced) bool { return t.Source == s.Source && !t.Applied })
+		if !slices.ContainsFunc(found, func(t Traced) bool { return t.Source == s.Source }) {
+			found = append(found, s)
 		}
 	}
 
