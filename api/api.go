@@ -188,6 +188,11 @@ var routes = []route{
 
 	{method: "GET", pattern: "/stats", scope: Read, handle: getStats},
 
+	{method: "GET", pattern: "/privacy/erasures", scope: Admin, handle: listErasures},
+	{method: "POST", pattern: "/privacy/erasures", scope: Admin, handle: createErasure},
+	{method: "GET", pattern: "/privacy/erasures/{erasure}", scope: Admin, handle: getErasure},
+	{method: "GET", pattern: "/privacy/exports", scope: Admin, stream: exportPerson},
+
 	{method: "GET", pattern: "/audit_log", scope: Admin, handle: listAudit},
 }
 

@@ -49,6 +49,7 @@ var actions = map[string]string{
 
 	"PUT /destinations/{destination}/events/{subscription}":    "destination.subscribe",
 	"DELETE /destinations/{destination}/events/{subscription}": "destination.unsubscribe",
+	"POST /privacy/erasures":                                   "privacy.erase",
 
 	"POST /failed_events/replay":                "failed_events.replay",
 	"POST /failed_events/{failed_event}/replay": "failed_event.replay",

@@ -61,10 +61,11 @@ type handler func(c *call) (answer, error)
 
 // answer is what a request is answered with: a body or a problem.
 type answer struct {
-	Status  int              `json:"status"`
-	ETag    string           `json:"etag,omitzero"`
-	Body    []byte           `json:"body,omitzero"`
-	Problem *problem.Problem `json:"problem,omitzero"`
+	Status   int              `json:"status"`
+	ETag     string           `json:"etag,omitzero"`
+	Location string           `json:"location,omitzero"`
+	Body     []byte           `json:"body,omitzero"`
+	Problem  *problem.Problem `json:"problem,omitzero"`
 }
 
 func reply(status int, body any) (answer, error) {
@@ -83,6 +84,9 @@ func (a answer) write(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	if a.ETag != "" {
 		h.Set("ETag", a.ETag)
+	}
+	if a.Location != "" {
+		h.Set("Location", a.Location)
 	}
 	h.Set("Cache-Control", "no-store")
 	if len(a.Body) > 0 {

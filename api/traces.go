@@ -78,6 +78,10 @@ func getTrace(c *call) (answer, error) {
 
 func (c *call) showTraced(t profiles.Traced, messageID string) (tracedJSON, error) {
 	out := tracedJSON{SourceID: formatID(sourceID, t.Source), ReceivedAt: timestamp(t.ReceivedAt)}
+	if t.Suppressed {
+		out.Status = "suppressed"
+		return out, nil
+	}
 	if !t.Applied {
 		out.Status, out.FailedEventID = "failed", formatFailedID(t.Failed.FailedID)
 		out.FailedAt, out.Stage, out.Reason = unlessZero(t.Failed.FailedAt), t.Failed.Stage, t.Failed.Reason

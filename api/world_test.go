@@ -48,6 +48,7 @@ type world struct {
 
 	stopCommits func()
 
+	ring         *activation.KeyRing
 	destinations *activation.Store
 	acme         tenant
 	globex       tenant
@@ -68,6 +69,7 @@ func newWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.ring = ring
 	rdb, prefix := redistest.New(t)
 	cfg := collector.Config{Prefix: prefix, Lanes: lanes, AllowDegraded: true}
 	w.stream = collector.NewStream(cfg.Stream(), rdb)
@@ -121,7 +123,7 @@ func (w *world) flush() {
 	w.t.Helper()
 	w.exec(`TRUNCATE profiles, routes, lookups, events, memberships, segment_counts, transitions, failed_events, counters`)
 	log := slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	store := profiles.NewStore(w.pool, profiles.Config{Lanes: lanes}, activation.NewLedger(prometheus.NewRegistry()), func() {}, log)
+	store := profiles.NewStore(w.pool, profiles.Config{Lanes: lanes, Keys: w.ring}, activation.NewLedger(prometheus.NewRegistry()), func() {}, log)
 	run(w.t, collector.NewFlusher(collector.FlushConfig{Node: "one"}, w.stream, w.committer, store, prometheus.NewRegistry(), log).Run)
 }
 
@@ -202,6 +204,13 @@ func (w *world) found(key string) tenant {
 		Kind: profiles.KindEvent, Workspace: ws.ID, Source: s.ID, ID: profiles.MessageKey(key + "-bad"),
 		Key: ada, Received: at(0), Body: []byte(body),
 	}))
+	gone, _, err := profiles.NewErasures(w.pool, lanes, w.ring).Ask(ctx, ws.ID, ws.Secret, profiles.NewErasure{
+		Kind: profiles.UserID, Key: ws.Secret.Key(profiles.Identifier{Kind: profiles.UserID, Value: "gone"}), KeyID: 1,
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	tn.things["erasure"] = fmt.Sprintf("era_%d", gone.ID)
 	w.exec(`INSERT INTO counters (lane, workspace_id, source_id, day, accepted, applied, duplicate, failed)
 		VALUES (0, $1, $2, (now() AT TIME ZONE 'UTC')::date, 5, 3, 1, 1), (1, $1, $2, (now() AT TIME ZONE 'UTC')::date - 3, 2, 2, 0, 0)`, ws.ID, s.ID)
 	return tn
