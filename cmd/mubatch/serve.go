@@ -104,7 +104,7 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 	destinations := activation.NewStore(pool, ring, cfg.lanes, partners(outbound)...)
 	var dispatcher *activation.Dispatcher
 	wake := func() { dispatcher.Wake() }
-	store := profiles.NewStore(pool, profiles.Config{Lanes: cfg.lanes, Cached: cfg.cached, Version: version()}, activation.NewLedger(reg), wake, log)
+	store := profiles.NewStore(pool, profiles.Config{Lanes: cfg.lanes, Cached: cfg.cached, Version: version(), Keys: ring}, activation.NewLedger(reg), wake, log)
 	segments := profiles.NewSegments(pool, cfg.lanes)
 	dispatcher, err = activation.NewDispatcher(activation.DispatchConfig{Lanes: cfg.lanes, Lease: cfg.deliveryLease, Ledger: cfg.ledger}, destinations, store, segments, store, reg, log)
 	if err != nil {
