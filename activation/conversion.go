@@ -279,10 +279,10 @@ func forgetting(chosen string) string {
 		SELECT FROM gone`
 }
 
-// ForgetEvents deletes what activation keeps of the events of a person, in the caller's transaction: what waits to be sent,
-// failed, or was sent, and the messages that were made of it. persons are the keys of all identifiers that are the
-// person's, which belong to one profile. What is being sent just now arrives.
-func ForgetEvents(ctx context.Context, tx pgx.Tx, lanes int, workspace int32, persons []ProfileID) error {
+// ForgetEvents deletes what a lane keeps for destinations of the events of a person, in the transaction in which it forgets
+// the person: what waits to be sent, failed, or was sent, and the messages that were made of it. persons are the keys of all
+// identifiers that are the person's. What is being sent just now arrives.
+func (l *Ledger) ForgetEvents(ctx context.Context, tx pgx.Tx, lane int, workspace int32, persons []ProfileID) error {
 	const reason = "the person was forgotten"
 	const chosen = `
 		SELECT id
@@ -308,24 +308,18 @@ func ForgetEvents(ctx context.Context, tx pgx.Tx, lanes int, workspace int32, pe
 		FROM made
 		WHERE c.lane = @lane AND c.destination_id = @destination AND c.batch_id = made.id AND c.status = 'pending'`
 	const affected = `
-		SELECT DISTINCT c.lane, c.destination_id
+		SELECT DISTINCT c.destination_id
 		FROM conversions c
 		JOIN destinations d ON d.id = c.destination_id
-		WHERE c.lane = ANY(@lanes::smallint[]) AND c.person = ANY(@persons::uuid[]) AND d.workspace_id = @workspace
-		ORDER BY c.lane, c.destination_id`
-	type place struct {
-		Lane        int
-		Destination int64
-	}
-	rows, _ := tx.Query(ctx, affected, pgx.StrictNamedArgs{
-		"lanes": laneNumbers(lanes), "persons": persons, "workspace": workspace,
-	})
-	places, err := pgx.CollectRows(rows, pgx.RowToStructByPos[place])
+		WHERE c.lane = @lane AND c.person = ANY(@persons::uuid[]) AND d.workspace_id = @workspace
+		ORDER BY c.destination_id`
+	rows, _ := tx.Query(ctx, affected, pgx.StrictNamedArgs{"lane": lane, "persons": persons, "workspace": workspace})
+	destinations, err := pgx.CollectRows(rows, pgx.RowTo[int64])
 	if err != nil {
 		return fmt.Errorf("find a person's conversions: %w", err)
 	}
-	for _, p := range places {
-		args := pgx.StrictNamedArgs{"lane": p.Lane, "destination": p.Destination, "persons": persons}
+	for _, destination := range destinations {
+		args := pgx.StrictNamedArgs{"lane": lane, "destination": destination, "persons": persons}
 		if _, err := tx.Exec(ctx, unmake, args); err != nil {
 			return fmt.Errorf("unmake messages about a person: %w", err)
 		}

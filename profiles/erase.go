@@ -410,6 +410,13 @@ func (x *eraser) delete(ctx context.Context, tx pgx.Tx) error {
 	if _, err := x.exec(ctx, tx, "routes", routes, nil); err != nil {
 		return err
 	}
+	persons := make([][16]byte, 0, len(x.keys))
+	for _, key := range x.own() {
+		persons = append(persons, key)
+	}
+	if err := x.lane.store.activation.ForgetEvents(ctx, tx, x.lane.number, x.workspace, persons); err != nil {
+		return err
+	}
 	return x.lane.store.activation.Erase(ctx, tx, x.lane.number, x.id, x.here())
 }
 

@@ -55,6 +55,7 @@ type enqueuer interface {
 	Subscriptions(ctx context.Context, tx pgx.Tx, version int64) (*activation.Subscriptions, error)
 	EnqueueEvents(ctx context.Context, tx pgx.Tx, lane int, subs *activation.Subscriptions, events []activation.Happened) (int, error)
 	SegmentDeleted(ctx context.Context, tx pgx.Tx, segment int64) error
+	ForgetEvents(ctx context.Context, tx pgx.Tx, lane int, workspace int32, persons [][16]byte) error
 	Erase(ctx context.Context, tx pgx.Tx, lane int, erasure int64, profiles [][16]byte) error
 	Released(ctx context.Context, pool *pgxpool.Pool) (int, error)
 	Waiting(ctx context.Context, tx pgx.Tx, erasure int64) (int, error)

@@ -470,7 +470,7 @@ func (s *eventStage) forget(t testing.TB, n int) {
 	t.Helper()
 	s.bench.World.Remove(Profile(n))
 	err := pgx.BeginFunc(t.Context(), s.bench.Pool, func(tx pgx.Tx) error {
-		return activation.ForgetEvents(t.Context(), tx, Lanes, s.bench.Workspace, []activation.ProfileID{Profile(n)})
+		return s.bench.Ledger.ForgetEvents(t.Context(), tx, Lane(Profile(n)), s.bench.Workspace, []activation.ProfileID{Profile(n)})
 	})
 	if err != nil {
 		t.Fatal(err)
