@@ -23,7 +23,8 @@ type Outbound struct {
 	// for those whose receivers are in their own network.
 	AllowPrivate bool
 
-	// Ports are those that may be dialled: 443 and 8443 by default.
+	// Ports are those that may be dialled, whatever is spoken there. By default they are 443 and 8443 for HTTPS, and what the
+	// partners that speak something else say.
 	Ports []uint16
 }
 
@@ -37,23 +38,9 @@ var (
 // that is dialled, so that no spelling or DNS answer gets around it; it follows no redirect, asks no proxy, and sets no
 // overall time limit: give each request a context with one.
 func NewClient(cfg Outbound) *http.Client {
-	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}
-	if !cfg.AllowPrivate {
-		ports := cfg.Ports
-		if len(ports) == 0 {
-			ports = []uint16{443, 8443}
-		}
-		guard := ssrf.New(ssrf.WithPorts(ports...), ssrf.WithNetworks("tcp4", "tcp6"))
-		dialer.Control = func(network, address string, c syscall.RawConn) error {
-			if guard.Safe(network, address, c) != nil {
-				return ErrBlocked
-			}
-			return nil
-		}
-	}
 	return &http.Client{
 		Transport: &schemeGuard{plain: cfg.AllowPrivate, next: &http.Transport{
-			DialContext:            dialer.DialContext,
+			DialContext:            NewDialer(cfg, 443, 8443).DialContext,
 			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 			TLSHandshakeTimeout:    5 * time.Second,
 			ResponseHeaderTimeout:  30 * time.Second,
@@ -66,6 +53,27 @@ func NewClient(cfg Outbound) *http.Client {
 		}},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
+}
+
+// NewDialer returns the dialer that all connections to hosts of our users' choice go through: those of [NewClient], and of
+// partners that do not speak HTTP. It decides on the address that is dialled, and allows the given ports unless cfg names
+// others. What it refuses is [ErrBlocked].
+func NewDialer(cfg Outbound, ports ...uint16) *net.Dialer {
+	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}
+	if cfg.AllowPrivate {
+		return dialer
+	}
+	if len(cfg.Ports) > 0 {
+		ports = cfg.Ports
+	}
+	guard := ssrf.New(ssrf.WithPorts(ports...), ssrf.WithNetworks("tcp4", "tcp6"))
+	dialer.Control = func(network, address string, c syscall.RawConn) error {
+		if guard.Safe(network, address, c) != nil {
+			return ErrBlocked
+		}
+		return nil
+	}
+	return dialer
 }
 
 // schemeGuard refuses plain HTTP.
@@ -104,7 +112,26 @@ func (cfg Outbound) CheckURL(raw string) string {
 	case len(raw) > 2048:
 		return "is longer than 2048 characters"
 	}
-	if ip, err := netip.ParseAddr(u.Hostname()); err == nil && !cfg.AllowPrivate && ssrf.New().SafeAddr(ip.Unmap()) != nil {
+	return cfg.checkAddress(u.Hostname())
+}
+
+// CheckHost tells what is wrong with the name or the address of a host that somebody wants us to connect to, in words for
+// them, or "".
+func (cfg Outbound) CheckHost(host string) string {
+	if host == "" {
+		return "is required"
+	}
+	if ip, err := netip.ParseAddr(host); err == nil && ip.Zone() == "" {
+		return cfg.checkAddress(host)
+	}
+	if u, err := url.Parse("//" + host); err != nil || u.Host != host || u.Hostname() != host || len(host) > 253 {
+		return "is not the name of a host"
+	}
+	return ""
+}
+
+func (cfg Outbound) checkAddress(host string) string {
+	if ip, err := netip.ParseAddr(host); err == nil && !cfg.AllowPrivate && ssrf.New().SafeAddr(ip.Unmap()) != nil {
 		return "is not on the public internet"
 	}
 	return ""

@@ -7,10 +7,18 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 )
+
+// notPublic are spellings of hosts that are not on the public internet.
+var notPublic = []string{
+	"127.0.0.1", "localhost", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0.0.0.0", "[::1]", "[::]",
+	"[::ffff:127.0.0.1]", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "[fd00::1]",
+	"[fe80::1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "198.18.0.1", "240.0.0.1", "255.255.255.255", "224.0.0.1",
+}
 
 func TestClientRefuses(t *testing.T) {
 	t.Parallel()
@@ -23,11 +31,7 @@ func TestClientRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	client := NewClient(Outbound{})
-	for _, host := range []string{
-		"127.0.0.1", "localhost", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0.0.0.0", "[::1]", "[::]",
-		"[::ffff:127.0.0.1]", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "[fd00::1]",
-		"[fe80::1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "198.18.0.1", "240.0.0.1", "255.255.255.255", "224.0.0.1",
-	} {
+	for _, host := range notPublic {
 		for _, port := range []string{port, "443"} {
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+host+":"+port+"/secret", nil)
@@ -53,6 +57,52 @@ func TestClientRefuses(t *testing.T) {
 	_, err = client.Get("http://example.com/")
 	if !errors.Is(err, ErrInsecure) {
 		t.Errorf("a plain http request: %v, want ErrInsecure", err)
+	}
+}
+
+func TestDialerRefuses(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial := func(d *net.Dialer, address string) error {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		conn, err := d.DialContext(ctx, "tcp", address)
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	}
+	for _, host := range notPublic {
+		err := dial(NewDialer(Outbound{}, 22, uint16(number)), host+":"+port)
+		if err == nil {
+			t.Errorf("a connection to %s was made", host)
+		} else if net.ParseIP(strings.Trim(host, "[]")) != nil && !errors.Is(err, ErrBlocked) {
+			t.Errorf("%s: %v, want it blocked", host, err)
+		}
+	}
+	// Control decides before anything is sent, so nothing goes to these addresses.
+	for _, cfg := range []Outbound{{}, {Ports: []uint16{443}}} {
+		if err := dial(NewDialer(cfg, 2222), "8.8.8.8:22"); !errors.Is(err, ErrBlocked) {
+			t.Errorf("with %v: a port that is not allowed: %v, want it blocked", cfg, err)
+		}
+	}
+	if err := dial(NewDialer(Outbound{Ports: []uint16{443}}, 22), "8.8.8.8:22"); !errors.Is(err, ErrBlocked) {
+		t.Errorf("a port that the installation does not name: %v, want it blocked", err)
+	}
+	if err := dial(NewDialer(Outbound{AllowPrivate: true}, 22), l.Addr().String()); err != nil {
+		t.Errorf("a private address that is allowed: %v", err)
 	}
 }
 
@@ -135,5 +185,34 @@ func TestCheckURL(t *testing.T) {
 	}
 	if got := (Outbound{AllowPrivate: true}).CheckURL("http://127.0.0.1:9000/"); got != "" {
 		t.Errorf("CheckURL of a private address that is allowed = %q", got)
+	}
+}
+
+func TestCheckHost(t *testing.T) {
+	t.Parallel()
+	for host, want := range map[string]string{
+		"sftp.example.com":          "",
+		"8.8.8.8":                   "",
+		"2001:4860:4860::8888":      "",
+		"":                          "is required",
+		"127.0.0.1":                 "is not on the public internet",
+		"::1":                       "is not on the public internet",
+		"::ffff:10.0.0.1":           "is not on the public internet",
+		"sftp.example.com:22":       "is not the name of a host",
+		"sftp://sftp.example.com":   "is not the name of a host",
+		"ada@sftp.example.com":      "is not the name of a host",
+		"sftp.example.com/in":       "is not the name of a host",
+		"a b":                       "is not the name of a host",
+		"fe80::1%eth0":              "is not the name of a host",
+		strings.Repeat("x", 254):    "is not the name of a host",
+		"sftp.example.com?x":        "is not the name of a host",
+		"sftp.example.com\r\nHost:": "is not the name of a host",
+	} {
+		if got := (Outbound{}).CheckHost(host); got != want {
+			t.Errorf("CheckHost(%.40q) = %q, want %q", host, got, want)
+		}
+	}
+	if got := (Outbound{AllowPrivate: true}).CheckHost("127.0.0.1"); got != "" {
+		t.Errorf("CheckHost of a private address that is allowed = %q", got)
 	}
 }
