@@ -142,6 +142,9 @@ type Subject struct {
 	// Steps is how long the random history of Run is: 60 by default.
 	Steps int
 
+	// Blind says that the partner looks at nobody, and so refuses nobody: it keeps what it is given for others to read.
+	Blind bool
+
 	// Brief leaves out the list of faults: for variants of a partner that passes them all otherwise.
 	Brief bool
 }
@@ -287,6 +290,9 @@ func Run(t *testing.T, s Subject) {
 	})
 	t.Run("one person who is refused keeps nobody else out", func(t *testing.T) {
 		t.Parallel()
+		if s.Blind {
+			t.Skip("the partner refuses nobody")
+		}
 		stage := newStage(t, s)
 		bad := Profile(3)
 		stage.fake.Refuse(bad, true)
