@@ -36,6 +36,18 @@ func Known(n, as int) activation.Person {
 	}
 }
 
+// renumbered returns a person as the n-th one: with the same address, phone number and name, but the customer's id of that
+// one, which nobody else has.
+func renumbered(p activation.Person, n int) activation.Person {
+	p.ID, p.Identifiers = Profile(n), slices.Clone(p.Identifiers)
+	for i, id := range p.Identifiers {
+		if id.Kind == "user_id" {
+			p.Identifiers[i].Value = fmt.Sprintf("cust-%d", n)
+		}
+	}
+	return p
+}
+
 // Nameless returns the n-th person as one of whom only our own id is known.
 func Nameless(n int) activation.Person {
 	p := Somebody(n)

@@ -81,8 +81,7 @@ func Random(t testing.TB, s Subject, seed uint64) {
 			if from == into {
 				continue
 			}
-			p := present[from]
-			p.ID = Profile(into)
+			p := renumbered(present[from], into)
 			arrives, leaves := rng.IntN(2) == 0, activation.Change{Segment: segment, Profile: Profile(from), Cause: "merge"}
 			if arrives {
 				add(into, p)
