@@ -85,7 +85,7 @@ func columnOf(name string) (column, bool) {
 	return columns[i], true
 }
 
-// Identify implements [activation.Partner]. A person is known by what the destination's columns hold.
+// Identify implements [activation.AudiencePartner]. A person is known by what the destination's columns hold.
 func (drop) Identify(t activation.Target, who activation.Person) (ids activation.Identifiers, err error) {
 	f, err := fileOf(t)
 	if err != nil {

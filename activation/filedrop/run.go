@@ -40,7 +40,7 @@ type head struct {
 	At       time.Time `json:"at"`
 }
 
-// Encode implements [activation.Partner].
+// Encode implements [activation.AudiencePartner].
 func (drop) Encode(t activation.Target, b activation.Batch) (body []byte, took int, err error) {
 	f, err := fileOf(t)
 	if err != nil {

@@ -25,8 +25,8 @@ type S3 struct {
 }
 
 var (
-	_ activation.Partner = (*S3)(nil)
-	_ activation.Drafter = (*S3)(nil)
+	_ activation.AudiencePartner = (*S3)(nil)
+	_ activation.Drafter         = (*S3)(nil)
 )
 
 // NewS3 returns a partner that sends with client, which must be one of [activation.NewClient] for the same cfg.

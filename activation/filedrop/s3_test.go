@@ -37,7 +37,7 @@ func changed(t testing.TB, s activation.Settings, config, secrets map[string]any
 }
 
 // message makes one about some people, who are added.
-func message(t testing.TB, p activation.Partner, to activation.Target, id int64, people ...activation.Person) activation.Message {
+func message(t testing.TB, p activation.AudiencePartner, to activation.Target, id int64, people ...activation.Person) activation.Message {
 	t.Helper()
 	b := activation.Batch{ID: id, Segment: activation.Segment{ID: 7, Key: "carts"}, At: time.Now()}
 	for _, person := range people {

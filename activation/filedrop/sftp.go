@@ -29,8 +29,8 @@ type SFTP struct {
 }
 
 var (
-	_ activation.Partner = (*SFTP)(nil)
-	_ activation.Drafter = (*SFTP)(nil)
+	_ activation.AudiencePartner = (*SFTP)(nil)
+	_ activation.Drafter         = (*SFTP)(nil)
 )
 
 // ports are those that servers may listen at, unless the installation names others.

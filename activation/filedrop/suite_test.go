@@ -19,12 +19,12 @@ func newS3(t testing.TB, o partnertest.S3Options) (*filedrop.S3, *partnertest.S3
 
 // prompt makes a partner send sooner than destinations may ask for: the suite does not wait for company.
 type prompt struct {
-	activation.Partner
+	activation.AudiencePartner
 	activation.Drafter
 }
 
 func (p prompt) Limits(t activation.Target) activation.Limits {
-	l := p.Partner.Limits(t)
+	l := p.AudiencePartner.Limits(t)
 	l.Linger = 10 * time.Millisecond
 	return l
 }

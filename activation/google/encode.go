@@ -85,7 +85,7 @@ type consentRow struct {
 
 var errNoList = errors.New("there is no list to send to")
 
-// Encode implements [activation.Partner]. Members of another data type than the first one's wait for another message: after
+// Encode implements [activation.AudiencePartner]. Members of another data type than the first one's wait for another message: after
 // the destination's data were changed, people have to be removed as they were sent.
 func (*Partner) Encode(t activation.Target, b activation.Batch) (body []byte, took int, err error) {
 	cfg, _, err := read(t.Settings)

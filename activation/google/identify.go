@@ -22,7 +22,7 @@ const (
 	userID  = "user_id"
 )
 
-// Identify implements [activation.Partner].
+// Identify implements [activation.AudiencePartner].
 func (*Partner) Identify(t activation.Target, p activation.Person) (ids activation.Identifiers, err error) {
 	cfg, _, err := read(t.Settings)
 	if err != nil {

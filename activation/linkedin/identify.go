@@ -25,7 +25,7 @@ const (
 	country   = "country"
 )
 
-// Identify implements [activation.Partner].
+// Identify implements [activation.AudiencePartner].
 func (*Partner) Identify(t activation.Target, p activation.Person) (ids activation.Identifiers, err error) {
 	cfg, _, err := read(t)
 	if err != nil {

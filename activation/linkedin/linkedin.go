@@ -49,10 +49,10 @@ type Partner struct {
 }
 
 var (
-	_ activation.Partner   = (*Partner)(nil)
-	_ activation.Refresher = (*Partner)(nil)
-	_ activation.Creator   = (*Partner)(nil)
-	_ activation.Sizer     = (*Partner)(nil)
+	_ activation.AudiencePartner = (*Partner)(nil)
+	_ activation.Refresher       = (*Partner)(nil)
+	_ activation.Creator         = (*Partner)(nil)
+	_ activation.Sizer           = (*Partner)(nil)
 )
 
 // New returns a partner that sends with client, which must be one of [activation.NewClient] for the same cfg.

@@ -35,7 +35,7 @@ type userID struct {
 	Value string `json:"idValue"`
 }
 
-// Encode implements [activation.Partner]. A person is one element with all identifiers, since LinkedIn finds a member by any of
+// Encode implements [activation.AudiencePartner]. A person is one element with all identifiers, since LinkedIn finds a member by any of
 // them and answers for each element. Names are nobody's key, so that a removal goes without them.
 func (*Partner) Encode(_ activation.Target, b activation.Batch) (body []byte, took int, err error) {
 	const head, tail = `{"elements":[`, `]}`

@@ -46,7 +46,7 @@ const maxExternID = 200
 // ldu are the states of which Meta limits the use of data of residents if it is told to.
 var ldu = []string{"ca", "co", "ct", "de", "fl", "mt", "ne", "nh", "nj", "or", "tx"}
 
-// Identify implements [activation.Partner].
+// Identify implements [activation.AudiencePartner].
 func (*Partner) Identify(t activation.Target, p activation.Person) (ids activation.Identifiers, err error) {
 	cfg, _, err := read(t.Settings)
 	if err != nil {

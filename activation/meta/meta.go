@@ -41,9 +41,9 @@ type Partner struct {
 }
 
 var (
-	_ activation.Partner = (*Partner)(nil)
-	_ activation.Creator = (*Partner)(nil)
-	_ activation.Sizer   = (*Partner)(nil)
+	_ activation.AudiencePartner = (*Partner)(nil)
+	_ activation.Creator         = (*Partner)(nil)
+	_ activation.Sizer           = (*Partner)(nil)
 )
 
 // New returns a partner that sends with client, which must be one of [activation.NewClient] for the same cfg.

@@ -32,7 +32,7 @@ type payload struct {
 // row is the value of each column, in their order.
 type row []string
 
-// Encode implements [activation.Partner]. The schema has those columns that any of the rows has a value for.
+// Encode implements [activation.AudiencePartner]. The schema has those columns that any of the rows has a value for.
 func (*Partner) Encode(t activation.Target, b activation.Batch) (encoded []byte, took int, err error) {
 	cfg, _, err := read(t.Settings)
 	if err != nil {

@@ -24,7 +24,7 @@ const (
 // perPerson is how many items one person may have, so that everybody fits into a call. Who has more is nobody in particular.
 const perPerson = 100
 
-// Identify implements [activation.Partner]. All identifiers of a person are of the one kind that the destination wants. How
+// Identify implements [activation.AudiencePartner]. All identifiers of a person are of the one kind that the destination wants. How
 // phone numbers are normalised is not published: the destination's settings say.
 func (*Partner) Identify(t activation.Target, p activation.Person) (ids activation.Identifiers, err error) {
 	cfg, _, err := settings(activation.Settings{Config: t.Config})
@@ -113,7 +113,7 @@ type userData struct {
 	Accept   bool     `json:"AcceptCustomerMatchTerm,omitzero"`
 }
 
-// Encode implements [activation.Partner]. It ends where somebody comes who is known by another kind of identifier, as those
+// Encode implements [activation.AudiencePartner]. It ends where somebody comes who is known by another kind of identifier, as those
 // are who were sent before the destination's settings said another.
 func (*Partner) Encode(t activation.Target, b activation.Batch) (body []byte, took int, err error) {
 	cfg, _, err := settings(activation.Settings{Config: t.Config})

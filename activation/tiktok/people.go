@@ -31,7 +31,7 @@ var columns = []string{emailSHA256, phoneSHA256, idfaSHA256, aaidSHA256, idfaMD5
 // nobody in particular.
 const perKind = 100
 
-// Identify implements [activation.Partner]. TikTok's reference and its help pages differ on whether phone numbers begin
+// Identify implements [activation.AudiencePartner]. TikTok's reference and its help pages differ on whether phone numbers begin
 // with a plus sign and on which parts of an e-mail address count: the destination's settings say, and may have all forms
 // sent. Space is taken out of e-mail addresses, inside too.
 func (*Partner) Identify(t activation.Target, p activation.Person) (ids activation.Identifiers, err error) {
@@ -140,7 +140,7 @@ type cell struct {
 	Audiences []string `json:"audience_ids,omitzero"`
 }
 
-// Encode implements [activation.Partner]. A row has one person's identifiers, at most one of each kind, each in the column
+// Encode implements [activation.AudiencePartner]. A row has one person's identifiers, at most one of each kind, each in the column
 // of its kind; who has more has several rows. To delete some identifiers of a person and leave others is to send rows of
 // those alone: every identifier is mapped to the audience by itself.
 func (*Partner) Encode(t activation.Target, b activation.Batch) (body []byte, took int, err error) {

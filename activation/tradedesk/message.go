@@ -64,7 +64,7 @@ type datum struct {
 	TTLMinutes int    `json:"TtlInMinutes"` // 0 removes
 }
 
-// Encode implements [activation.Partner]. Members who are to be forgotten share a message with nobody else: Send has The
+// Encode implements [activation.AudiencePartner]. Members who are to be forgotten share a message with nobody else: Send has The
 // Trade Desk delete what it knows of them, and what comes of that is theirs alone.
 func (*Partner) Encode(to activation.Target, b activation.Batch) (body []byte, took int, err error) {
 	cfg, _, err := read(to.Settings)

@@ -59,10 +59,10 @@ type Partner struct {
 }
 
 var (
-	_ activation.Partner   = (*Partner)(nil)
-	_ activation.Mapper    = (*Partner)(nil)
-	_ activation.Refresher = (*Partner)(nil)
-	_ activation.Drafter   = (*Partner)(nil)
+	_ activation.AudiencePartner = (*Partner)(nil)
+	_ activation.Mapper          = (*Partner)(nil)
+	_ activation.Refresher       = (*Partner)(nil)
+	_ activation.Drafter         = (*Partner)(nil)
 )
 
 // New returns a partner that sends with client, which must be one of [activation.NewClient] for the same cfg.
@@ -85,7 +85,7 @@ func (*Partner) Limits(to activation.Target) activation.Limits {
 	}
 }
 
-// Identify implements [activation.Partner]. Hashes are what [Partner.Map] has mapped.
+// Identify implements [activation.AudiencePartner]. Hashes are what [Partner.Map] has mapped.
 func (*Partner) Identify(to activation.Target, p activation.Person) (ids activation.Identifiers, err error) {
 	cfg, _, err := read(to.Settings)
 	if err != nil {

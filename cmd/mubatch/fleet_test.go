@@ -29,6 +29,8 @@ func outlets(t testing.TB) map[string]partnertest.Fake {
 		"linkedin":              partnertest.NewLinkedIn(t, partnertest.LinkedInOptions{}),
 		"meta":                  partnertest.NewMeta(t, partnertest.MetaOptions{}),
 		"microsoft":             partnertest.NewMicrosoft(t, partnertest.MicrosoftOptions{}),
+		"s3":                    partnertest.NewS3(t, partnertest.S3Options{}),
+		"sftp":                  partnertest.NewSFTP(t, partnertest.SFTPOptions{}),
 		"tiktok":                partnertest.NewTikTok(t, partnertest.TikTokOptions{}),
 		"tradedesk":             partnertest.NewTradeDesk(t, partnertest.TradeDeskOptions{}),
 		"webhook":               partnertest.NewReceiver(t),

@@ -2,6 +2,7 @@ package main
 
 import (
 	"github.com/mubatch/mubatch/activation"
+	"github.com/mubatch/mubatch/activation/filedrop"
 	"github.com/mubatch/mubatch/activation/google"
 	"github.com/mubatch/mubatch/activation/linkedin"
 	"github.com/mubatch/mubatch/activation/meta"
@@ -19,6 +20,8 @@ func partners(cfg activation.Outbound) []activation.Partner {
 		linkedin.New(client, cfg),
 		meta.New(client, cfg),
 		microsoft.New(client, cfg),
+		filedrop.NewS3(client, cfg),
+		filedrop.NewSFTP(cfg),
 		tiktok.New(client, cfg),
 		tradedesk.New(client, cfg),
 		webhook.New(client, cfg),
