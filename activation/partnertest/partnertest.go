@@ -103,7 +103,16 @@ type Fake interface {
 // Audience names one: by our segment, and by the partner's own id where there are such.
 type Audience struct {
 	Segment int64
+	Key     string // of the segment; that of [Segment] if empty
 	ID      string
+}
+
+// key returns the segment's key.
+func (a Audience) key() string {
+	if a.Key != "" {
+		return a.Key
+	}
+	return Segment(a.Segment).Key
 }
 
 // Words are faults as a partner puts them. A zero fault means that it has no words for that.

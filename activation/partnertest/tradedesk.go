@@ -284,13 +284,13 @@ func (f *TradeDesk) pass() {
 // Members implements [Fake].
 func (f *TradeDesk) Members(a Audience) []activation.ProfileID {
 	f.pass()
-	return f.crowd.Members(tradeDeskPrefix + Segment(a.Segment).Key)
+	return f.crowd.Members(tradeDeskPrefix + a.key())
 }
 
 // Leftovers implements [Fake].
 func (f *TradeDesk) Leftovers(a Audience) []string {
 	f.pass()
-	return f.crowd.Leftovers(tradeDeskPrefix + Segment(a.Segment).Key)
+	return f.crowd.Leftovers(tradeDeskPrefix + a.key())
 }
 
 // Refuse implements [Fake].

@@ -240,7 +240,7 @@ func (f *fleet) compare(t *testing.T, want func(kind, segment string) []activati
 			if err != nil {
 				t.Fatal(err)
 			}
-			audience := partnertest.Audience{Segment: id, ID: s.Audience}
+			audience := partnertest.Audience{Segment: id, Key: s.SegmentKey, ID: s.Audience}
 			if diff := cmp.Diff(names(want(kind, s.SegmentKey)), names(fake.Members(audience))); diff != "" {
 				t.Errorf("%s holds others than are in %s (-want +got):\n%s", kind, s.SegmentKey, diff)
 			}

@@ -5,14 +5,17 @@ import (
 	"encoding/hex"
 	"flag"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/mubatch/mubatch/activation"
@@ -89,7 +92,14 @@ type buyer struct {
 	id      activation.ProfileID
 	user    string
 	as      int
+	country string
 	consent map[string]bool
+}
+
+// countries are the codes of those that the sample spells out.
+var countries = map[string]string{
+	"Finland": "FI", "France": "FR", "Germany": "DE", "Greece": "GR", "Hong Kong": "HK", "Israel": "IL", "Poland": "PL", "Portugal": "PT",
+	"Sweden": "SE", "Switzerland": "CH", "United Kingdom": "GB",
 }
 
 // meet tells who the members of the shop's segments are.
@@ -132,6 +142,9 @@ func (s *shop) meet(t *testing.T) {
 		}
 	}
 	for _, c := range s.customers {
+		var p struct{ Traits struct{ Country string } }
+		s.ask(t, http.MethodGet, "profiles/user_id:"+c.user, nil, &p)
+		c.country = p.Traits.Country
 		s.identify(t, c)
 	}
 }
@@ -142,13 +155,17 @@ func (s *shop) identify(t *testing.T, c *buyer) {
 	p := partnertest.Known(0, c.as)
 	p.ID, p.Consent = c.id, c.consent
 	p.Identifiers[2].Value = c.user
-	delete(p.Traits, "country") // which is what the sales say
+	delete(p.Traits, "country") // that is what the sales say
+	traits := maps.Clone(p.Traits)
+	if code := countries[c.country]; code != "" {
+		p.Traits["country"] = jsontext.Value(strconv.Quote(code))
+	}
 	for _, fake := range s.fakes {
 		fake.Seed(p)
 	}
 	s.serial++
 	s.send(t, map[string]any{
-		"type": "identify", "userId": c.user, "traits": p.Traits, "context": map[string]any{"consent": c.consent},
+		"type": "identify", "userId": c.user, "traits": traits, "context": map[string]any{"consent": c.consent},
 		"messageId": fmt.Sprintf("met-%d", s.serial),
 	})
 }
