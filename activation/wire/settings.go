@@ -39,7 +39,7 @@ func check(at string, v jsontext.Value, into any) error {
 	list := make([]error, len(faults))
 	for i, f := range faults {
 		_, path, _ := strings.Cut(f.Namespace(), ".")
-		path = strings.NewReplacer(".", "/", "[", "/", "]", "").Replace(path)
+		path = strings.NewReplacer(embedded+".", "", ".", "/", "[", "/", "]", "").Replace(path)
 		list[i] = &activation.FieldError{Pointer: at + "/" + path, Detail: detail(f)}
 	}
 	return errors.Join(list...)
@@ -85,9 +85,15 @@ func BadSettings() activation.Outcome {
 
 var fields = newFields()
 
+// embedded stands for an embedded struct, whose members are those of what it is in.
+const embedded = "^"
+
 func newFields() *validator.Validate {
 	v := validator.New(validator.WithRequiredStructEnabled())
 	v.RegisterTagNameFunc(func(f reflect.StructField) string {
+		if f.Anonymous {
+			return embedded
+		}
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		return name
 	})

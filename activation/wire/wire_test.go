@@ -156,6 +156,23 @@ func TestRefresh(t *testing.T) {
 	}
 }
 
+type reached struct {
+	Region string `json:"region" validate:"oneof=eu us"`
+}
+
+func TestSettingsThatDestinationsShare(t *testing.T) {
+	t.Parallel()
+	type config struct {
+		Account string `json:"account" validate:"required"`
+		reached
+	}
+	err := wire.Check(activation.Settings{Config: jsontext.Value(`{"region":"mars"}`)}, &config{}, &struct{}{})
+	const want = "/config/account is required\n/config/region must be one of eu, us"
+	if err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
 func TestSettings(t *testing.T) {
 	t.Parallel()
 	type config struct {
