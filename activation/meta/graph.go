@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +20,61 @@ import (
 	"github.com/mubatch/mubatch/activation/wire"
 )
 
+// Connection is what the config of a destination says of how the Graph API is reached.
+type Connection struct {
+	APIURL     string `json:"api_url,omitzero"`
+	APIVersion string `json:"api_version,omitzero"`
+
+	// Where the access token goes. Meta documents the query.
+	TokenIn string `json:"token_in,omitzero" validate:"omitempty,oneof=query header"`
+
+	// The proof that we know the app secret is over the time, too, which goes along as appsecret_time.
+	ProofTime bool `json:"proof_time,omitzero"`
+}
+
+// usual is how the Graph API is reached unless a config says otherwise.
+var usual = Connection{APIURL: "https://graph.facebook.com", APIVersion: "v25.0", TokenIn: "query"}
+
+// secrets is what is sealed.
+type secrets struct {
+	AccessToken string `json:"access_token" validate:"required"`
+	AppSecret   string `json:"app_secret,omitzero"`
+}
+
+var version = regexp.MustCompile(`^v[1-9][0-9]?\.[0-9]$`)
+
+// tidy brings what was given of a connection into order, and tells what is wrong with it.
+func (c *Connection) tidy(sec *secrets, outbound activation.Outbound, fault func(pointer, detail string)) {
+	if given := sec.AccessToken; given != "" { // copied with a line break, perhaps
+		if sec.AccessToken = strings.TrimSpace(given); sec.AccessToken == "" {
+			fault("/secrets/access_token", "is required")
+		}
+	}
+	sec.AppSecret = strings.TrimSpace(sec.AppSecret)
+	c.APIURL = strings.TrimRight(c.APIURL, "/")
+	if wrong := outbound.CheckURL(c.APIURL); wrong != "" {
+		fault("/config/api_url", wrong)
+	}
+	if !version.MatchString(c.APIVersion) {
+		fault("/config/api_version", "must be a version of the Graph API such as v25.0")
+	}
+	if c.ProofTime && sec.AppSecret == "" {
+		fault("/secrets/app_secret", "is required if proof_time is set")
+	}
+}
+
+// mask returns secrets in a form that may be shown.
+func (s secrets) mask() map[string]string {
+	if s.AccessToken == "" {
+		return nil
+	}
+	shown := map[string]string{"access_token": wire.Mask(s.AccessToken)}
+	if s.AppSecret != "" {
+		shown["app_secret"] = wire.Mask(s.AppSecret)
+	}
+	return shown
+}
+
 // request is one to the Graph API.
 type request struct {
 	method string
@@ -26,40 +82,37 @@ type request struct {
 	query  url.Values
 	body   []byte
 	what   string // the path is about: "the audience"
+	needs  string // of whom the access token is for
 }
 
 // ask makes a request and decodes the answer.
-func (p *Partner) ask(ctx context.Context, to activation.Target, r request, into any) activation.Outcome {
-	cfg, sec, err := read(to.Settings)
-	if err != nil {
-		return wire.BadSettings()
-	}
+func (c Connection) ask(ctx context.Context, client *http.Client, sec secrets, r request, into any) activation.Outcome {
 	query := url.Values{}
 	for name, values := range r.query {
 		query[name] = values
 	}
 	header := http.Header{"Accept": {"application/json"}}
-	if cfg.TokenIn == "header" {
+	if c.TokenIn == "header" {
 		header.Set("Authorization", "Bearer "+sec.AccessToken)
 	} else {
 		query.Set("access_token", sec.AccessToken)
 	}
-	sec.prove(query, cfg.ProofTime, time.Now())
+	sec.prove(query, c.ProofTime, time.Now())
 	segments := strings.Split(r.path, "/")
 	for i, s := range segments {
 		segments[i] = url.PathEscape(s)
 	}
-	at := cfg.APIURL + "/" + cfg.APIVersion + "/" + strings.Join(segments, "/")
+	at := c.APIURL + "/" + c.APIVersion + "/" + strings.Join(segments, "/")
 	if len(query) > 0 {
 		at += "?" + query.Encode()
 	}
-	a, o := wire.Do(ctx, p.client, wire.Request{Method: r.method, URL: at, Header: header, Body: r.body})
+	a, o := wire.Do(ctx, client, wire.Request{Method: r.method, URL: at, Header: header, Body: r.body})
 	if a.Status == 0 {
 		return o
 	}
 	used, wait := usage(a.Header)
 	if o.Class != activation.OK {
-		return refusal(a, o, wait, r.what)
+		return refusal(a, o, wait, r)
 	}
 	if a.Decode(into) != nil {
 		return unreadable(o)
@@ -95,7 +148,7 @@ func unreadable(o activation.Outcome) activation.Outcome {
 const unsaid = 5 * time.Minute
 
 // refusal tells what an error of the Graph API means. Its status tells little: a request too many may be answered with 400.
-func refusal(a wire.Answer, o activation.Outcome, wait time.Duration, what string) activation.Outcome {
+func refusal(a wire.Answer, o activation.Outcome, wait time.Duration, r request) activation.Outcome {
 	var answer struct {
 		Error struct {
 			Message   string `json:"message"`
@@ -128,7 +181,7 @@ func refusal(a wire.Answer, o activation.Outcome, wait time.Duration, what strin
 	case strings.Contains(e.Message, "appsecret_proof"):
 		return set(activation.Config, "the app secret is missing, or not that of the app the access token is for")
 	case e.Code == 10, e.Code >= 200 && e.Code < 300:
-		return set(activation.Config, "the access token's user may not do this: ads_management is needed, and a role in the ad account")
+		return set(activation.Config, "the access token's user may not do this: "+r.needs)
 	case either(2655):
 		return set(activation.Config, "somebody has to accept the terms for Custom Audiences in the ad account")
 	case either(1487301):
@@ -138,7 +191,7 @@ func refusal(a wire.Answer, o activation.Outcome, wait time.Duration, what strin
 	case either(1713228, 1713230, 1713231):
 		return set(activation.Config, "Meta has flagged the audience and takes no changes: see the Audience Manager")
 	case e.Code == 100 && e.Subcode == 33:
-		return set(activation.Config, what+" is not there, or not to be seen with this access token")
+		return set(activation.Config, r.what+" is not there, or not to be seen with this access token")
 	case e.Code == 368:
 		return set(activation.Config, "Meta has blocked this for breach of its policies")
 	case e.Code == 2635:

@@ -52,64 +52,82 @@ func (*Partner) Identify(t activation.Target, p activation.Person) (ids activati
 	if err != nil {
 		return ids, fmt.Errorf("read a destination's settings: %w", err)
 	}
-	living, lives, code := countryOf(p)
-	key := func(kind, value string) {
-		if id := (activation.Identifier{Kind: kind, Value: value}); len(ids.IDs) < maxKeys && !slices.Contains(ids.IDs, id) {
-			ids.IDs = append(ids.IDs, id)
+	_, _, code := countryOf(p)
+	country := cmp.Or(code, cfg.DefaultCountry)
+	if ids.IDs = keysOf(p, country); len(ids.IDs) == 0 {
+		ids.Reason = unreachable(p, country)
+		return ids, nil
+	}
+	if !cfg.KeysOnly {
+		ids.Details = detailsOf(p)
+	}
+	if id := p.ExternalID(); cfg.ExternID && mayBeExtern(id) {
+		ids.Details = append(ids.Details, activation.Identifier{Kind: externID, Value: id})
+	}
+	if limit(cfg.LimitedDataUse, p, country) {
+		ids.Details = append(ids.Details, activation.Identifier{Kind: processing, Value: limited})
+	}
+	return ids, nil
+}
+
+// keysOf returns by what Meta can know a person, each once. Phone numbers that do not say their country are of the given one.
+func keysOf(p activation.Person, country string) (keys []activation.Identifier) {
+	add := func(kind, value string) {
+		if id := (activation.Identifier{Kind: kind, Value: value}); len(keys) < maxKeys && !slices.Contains(keys, id) {
+			keys = append(keys, id)
 		}
 	}
 	for _, raw := range p.Emails() {
 		if t, ok := matchkey.Meta.Email(raw); ok {
-			key(email, t.Hex())
+			add(email, t.Hex())
 		}
 	}
 	for _, raw := range p.Phones() {
-		if t, ok := matchkey.Meta.Phone(raw, cmp.Or(code, cfg.DefaultCountry)); ok {
-			key(phone, t.Hex())
+		if t, ok := matchkey.Meta.Phone(raw, country); ok {
+			add(phone, t.Hex())
 		}
 	}
 	apple, others := p.Devices()
 	for _, raw := range slices.Concat(apple, others) {
 		if t, ok := matchkey.Device(raw); ok {
-			key(device, t.String()) // not hashed
+			add(device, t.String()) // not hashed
 		}
 	}
-	if len(ids.IDs) == 0 {
-		ids.Reason = unreachable(p, cmp.Or(code, cfg.DefaultCountry))
-		return ids, nil
-	}
-	detail := func(kind string, t matchkey.Text, ok bool) {
+	return keys
+}
+
+// detailsOf returns what else Meta may be told of a person.
+func detailsOf(p activation.Person) (details []activation.Identifier) {
+	add := func(kind string, t matchkey.Text, ok bool) {
 		if ok {
-			ids.Details = append(ids.Details, activation.Identifier{Kind: kind, Value: t.Hex()})
+			details = append(details, activation.Identifier{Kind: kind, Value: t.Hex()})
 		}
 	}
-	if !cfg.KeysOnly {
-		t, ok := Name(p.FirstName())
-		detail(firstName, t, ok)
-		t, ok = Name(p.LastName())
-		detail(lastName, t, ok)
-		if g := p.Gender(); g != "" {
-			ids.Details = append(ids.Details, activation.Identifier{Kind: gender, Value: matchkey.Hex(g)})
-		}
-		year, month, day, ok := Birth(p.Text("birthday", "birthdate", "date_of_birth", "dateOfBirth"))
-		detail(birthYear, year, ok)
-		detail(birthMonth, month, ok)
-		detail(birthDay, day, ok)
-		t, ok = City(p.City())
-		detail(city, t, ok)
-		t, ok = State(p.Region(), code)
-		detail(state, t, ok)
-		t, ok = PostalCode(p.PostalCode(), code)
-		detail(postalCode, t, ok)
-		detail(country, living, lives)
+	living, lives, code := countryOf(p)
+	t, ok := Name(p.FirstName())
+	add(firstName, t, ok)
+	t, ok = Name(p.LastName())
+	add(lastName, t, ok)
+	if g := p.Gender(); g != "" {
+		details = append(details, activation.Identifier{Kind: gender, Value: matchkey.Hex(g)})
 	}
-	if id := p.ExternalID(); cfg.ExternID && mayBeExtern(id) {
-		ids.Details = append(ids.Details, activation.Identifier{Kind: externID, Value: id})
-	}
-	if limit(cfg.LimitedDataUse, p, cmp.Or(code, cfg.DefaultCountry)) {
-		ids.Details = append(ids.Details, activation.Identifier{Kind: processing, Value: limited})
-	}
-	return ids, nil
+	year, month, day, ok := birthOf(p)
+	add(birthYear, year, ok)
+	add(birthMonth, month, ok)
+	add(birthDay, day, ok)
+	t, ok = City(p.City())
+	add(city, t, ok)
+	t, ok = State(p.Region(), code)
+	add(state, t, ok)
+	t, ok = PostalCode(p.PostalCode(), code)
+	add(postalCode, t, ok)
+	add(country, living, lives)
+	return details
+}
+
+// birthOf returns when a person was born.
+func birthOf(p activation.Person) (year, month, day matchkey.Text, ok bool) {
+	return Birth(p.Text("birthday", "birthdate", "date_of_birth", "dateOfBirth"))
 }
 
 // countryOf returns the country that somebody lives in as Meta wants it, and as two upper-case letters, or "".

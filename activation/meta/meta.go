@@ -19,7 +19,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"regexp"
 	"strings"
 	"time"
 
@@ -54,14 +53,7 @@ func New(client *http.Client, cfg activation.Outbound) *Partner {
 // Config is what a destination's config holds.
 type Config struct {
 	AdAccountID string `json:"ad_account_id" validate:"required"`
-	APIURL      string `json:"api_url,omitzero"`
-	APIVersion  string `json:"api_version,omitzero"`
-
-	// Where the access token goes. Meta documents the query.
-	TokenIn string `json:"token_in,omitzero" validate:"omitempty,oneof=query header"`
-
-	// The proof that we know the app secret is over the time, too, which goes along as appsecret_time.
-	ProofTime bool `json:"proof_time,omitzero"`
+	Connection
 
 	Batch           int `json:"batch,omitzero" validate:"omitempty,min=1,max=10000"` // rows in one request, at most
 	Concurrency     int `json:"concurrency,omitzero" validate:"omitempty,min=1,max=16"`
@@ -77,22 +69,14 @@ type Config struct {
 	LimitedDataUse  string `json:"limited_data_use,omitzero" validate:"omitempty,oneof=off us_states all"`
 }
 
-// secrets is what is sealed.
-type secrets struct {
-	AccessToken string `json:"access_token" validate:"required"`
-	AppSecret   string `json:"app_secret,omitzero"`
-}
-
 // Type returns "meta".
 func (*Partner) Type() string { return "meta" }
-
-var version = regexp.MustCompile(`^v[1-9][0-9]?\.[0-9]$`)
 
 // Prepare implements [activation.Partner]. An ad account may be named with or without "act_".
 func (p *Partner) Prepare(s activation.Settings) (activation.Settings, error) {
 	cfg := Config{
-		APIURL: "https://graph.facebook.com", APIVersion: "v25.0", TokenIn: "query", Batch: 5000, Concurrency: 4,
-		RequestsPerHour: 5000, CustomerFileSource: "USER_PROVIDED_ONLY", LimitedDataUse: "off",
+		Connection: usual, Batch: 5000, Concurrency: 4, RequestsPerHour: 5000, CustomerFileSource: "USER_PROVIDED_ONLY",
+		LimitedDataUse: "off",
 	}
 	var sec secrets
 	errs := []error{wire.Check(s, &cfg, &sec)}
@@ -105,22 +89,7 @@ func (p *Partner) Prepare(s activation.Settings) (activation.Settings, error) {
 			fault("/config/ad_account_id", "must be the digits of an ad account's id")
 		}
 	}
-	if given := sec.AccessToken; given != "" { // copied with a line break, perhaps
-		if sec.AccessToken = strings.TrimSpace(given); sec.AccessToken == "" {
-			fault("/secrets/access_token", "is required")
-		}
-	}
-	sec.AppSecret = strings.TrimSpace(sec.AppSecret)
-	cfg.APIURL = strings.TrimRight(cfg.APIURL, "/")
-	if wrong := p.outbound.CheckURL(cfg.APIURL); wrong != "" {
-		fault("/config/api_url", wrong)
-	}
-	if !version.MatchString(cfg.APIVersion) {
-		fault("/config/api_version", "must be a version of the Graph API such as v25.0")
-	}
-	if cfg.ProofTime && sec.AppSecret == "" {
-		fault("/secrets/app_secret", "is required if proof_time is set")
-	}
+	cfg.tidy(&sec, p.outbound, fault)
 	if err := errors.Join(errs...); err != nil {
 		return activation.Settings{}, err
 	}
@@ -130,19 +99,25 @@ func (p *Partner) Prepare(s activation.Settings) (activation.Settings, error) {
 // Mask implements [activation.Partner].
 func (*Partner) Mask(v jsontext.Value) map[string]string {
 	_, sec, err := read(activation.Settings{Secrets: v})
-	if err != nil || sec.AccessToken == "" {
+	if err != nil {
 		return nil
 	}
-	shown := map[string]string{"access_token": wire.Mask(sec.AccessToken)}
-	if sec.AppSecret != "" {
-		shown["app_secret"] = wire.Mask(sec.AppSecret)
-	}
-	return shown
+	return sec.mask()
 }
 
 func read(s activation.Settings) (cfg Config, sec secrets, err error) {
 	err = wire.Read(s, &cfg, &sec)
 	return cfg, sec, err
+}
+
+// ask makes a request for a destination and decodes the answer.
+func (p *Partner) ask(ctx context.Context, to activation.Target, r request, into any) activation.Outcome {
+	cfg, sec, err := read(to.Settings)
+	if err != nil {
+		return wire.BadSettings()
+	}
+	r.needs = "ads_management is needed, and a role in the ad account"
+	return cfg.ask(ctx, p.client, sec, r, into)
 }
 
 // Gate implements [activation.Partner].
