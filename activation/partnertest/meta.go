@@ -2,9 +2,6 @@ package partnertest
 
 import (
 	"cmp"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"maps"
@@ -14,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 	"unicode"
@@ -27,21 +23,16 @@ import (
 
 // Meta is a fake of what Meta's Marketing API has for Custom Audiences.
 type Meta struct {
-	Faults
+	metaGraph
 	URL string
 
 	options   MetaOptions
 	crowd     *Crowd
-	mu        sync.Mutex
 	limited   map[Key]bool // whose data may be used only within limits
 	audiences map[string]*metaAudience
 	ids       []string // of audiences, in the order in which they were made
 	sessions  map[string]*metaSession
-	revoked   bool
-	dead      int // how often a token was used that has ended
-	refusals  int
 	terms     bool
-	used      int // percent of what may be asked
 }
 
 // MetaOptions are what Meta may be asked for in more than one way, or does in more than one.
@@ -63,21 +54,15 @@ type metaSession struct {
 	done bool
 }
 
-const (
-	metaAccount = "1234509876"
-	metaToken   = "EAABsbCS1iHgBOZCtest0000000000000000000000token"
-	metaSecret  = "0123456789abcdef0123456789abcdef"
-)
-
 // NewMeta starts a fake that lives as long as the test.
 func NewMeta(t testing.TB, o MetaOptions) *Meta {
 	t.Helper()
 	o.TokenIn, o.Version, o.Batch = cmp.Or(o.TokenIn, "query"), cmp.Or(o.Version, "v25.0"), cmp.Or(o.Batch, 25)
 	f := &Meta{
-		options: o, limited: map[Key]bool{}, audiences: map[string]*metaAudience{}, sessions: map[string]*metaSession{}, terms: true,
-		used: 7,
+		metaGraph: metaGraph{tokenIn: o.TokenIn, proof: o.Proof, version: o.Version, used: 7}, options: o, limited: map[Key]bool{}, audiences: map[string]*metaAudience{}, sessions: map[string]*metaSession{},
+		terms: true,
 	}
-	f.crowd = NewCrowd(f.Violate, f.derive)
+	f.crowd = NewCrowd(f.Violate, o.derive)
 	f.Changes(func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/users") })
 	f.URL = f.Listen(t, http.HandlerFunc(f.handle))
 	return f
@@ -94,33 +79,33 @@ func (f *Meta) Settings() activation.Settings {
 	if err != nil {
 		panic(err)
 	}
-	secrets := fmt.Sprintf(`{"access_token":%q}`, metaToken)
-	if f.options.Proof != "" {
-		secrets = fmt.Sprintf(`{"access_token":%q,"app_secret":%q}`, metaToken, metaSecret)
-	}
-	return activation.Settings{Config: config, Secrets: jsontext.Value(secrets)}
+	return activation.Settings{Config: config, Secrets: f.secrets()}
 }
 
 // Seed implements [Fake].
 func (f *Meta) Seed(people ...activation.Person) {
 	f.mu.Lock()
 	for _, p := range people {
-		us, state := metaCountry(p) == "us", metaState(p)
-		all := f.options.LimitedDataUse == "all"
-		some := f.options.LimitedDataUse == "us_states" && us && (state == "" || slices.Contains(metaLimited, state))
-		for _, k := range f.derive(p).Keys {
-			f.limited[k] = all || some
+		for _, k := range f.options.derive(p).Keys {
+			f.limited[k] = metaLimits(p, f.options.LimitedDataUse)
 		}
 	}
 	f.mu.Unlock()
 	f.crowd.Seed(people...)
 }
 
+// metaLimits tells whether somebody's data may be used within limits only.
+func metaLimits(p activation.Person, whose string) bool {
+	state := metaState(p)
+	some := whose == "us_states" && metaCountry(p) == "us" && (state == "" || slices.Contains(metaLimited, state))
+	return some || whose == "all"
+}
+
 // The states of which Meta limits the use of data.
 var metaLimited = []string{"ca", "co", "ct", "de", "fl", "mt", "ne", "nh", "nj", "or", "tx"}
 
 // derive says what Meta knows a person by. It understands no more than what the people of tests have.
-func (f *Meta) derive(p activation.Person) Recognised {
+func (o MetaOptions) derive(p activation.Person) Recognised {
 	is := Recognised{Mistakes: map[Key]string{}}
 	hashed := func(list *[]Key, kind, text string, others map[string]string) {
 		if text == "" {
@@ -168,11 +153,11 @@ func (f *Meta) derive(p activation.Person) Recognised {
 			is.Mistakes[Key{"MADID", Hex(strings.ToLower(id))}] = "is hashed; Meta wants device ids as they are"
 		}
 	}
-	if id := p.Identified("user_id"); f.options.ExternID && len(id) > 0 {
+	if id := p.Identified("user_id"); o.ExternID && len(id) > 0 {
 		is.Details = append(is.Details, Key{"EXTERN_ID", id[0]})
 		is.Mistakes[Key{"EXTERN_ID", Hex(id[0])}] = "is hashed; Meta wants the customer's own ids as they are"
 	}
-	if f.options.KeysOnly {
+	if o.KeysOnly {
 		return is
 	}
 	plain := func(s string) string {
@@ -224,21 +209,6 @@ func (f *Meta) Leftovers(a Audience) []string { return f.crowd.Leftovers(a.ID) }
 // Refuse implements [Fake]. Whoever is refused is a row that cannot be read, of which only the number is told.
 func (f *Meta) Refuse(id activation.ProfileID, refuse bool) { f.crowd.Refuse(id, refuse) }
 
-// Revoke implements [Fake].
-func (f *Meta) Revoke() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.revoked = true
-}
-
-// Heal implements [Fake].
-func (f *Meta) Heal() {
-	f.Faults.Heal()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.revoked, f.dead = false, 0
-}
-
 // Make makes an audience as somebody does with Meta's own tools.
 func (f *Meta) Make(id string) {
 	f.mu.Lock()
@@ -271,61 +241,6 @@ func (f *Meta) Accept(accepted bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.terms = accepted
-}
-
-// Use says how much of what may be asked is used up, in percent.
-func (f *Meta) Use(percent int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.used = percent
-}
-
-// metaError is the body of an error.
-func metaError(code, subcode int, kind, message string) string {
-	return fmt.Sprintf(`{"error":{"message":%q,"type":%q,"code":%d,"error_subcode":%d,"fbtrace_id":"AbCdEf"}}`,
-		message, kind, code, subcode)
-}
-
-func metaUsage(percent, minutes int) string {
-	return fmt.Sprintf(`{"%s":[{"type":"custom_audience","call_count":%d,"total_cputime":25,"total_time":25,`+
-		`"estimated_time_to_regain_access":%d,"ads_api_access_tier":"standard_access"}]}`, metaAccount, percent, minutes)
-}
-
-// Throttled is an answer to one request too many, in one of Meta's ways to put it. Without minutes it does not say for how
-// long to wait.
-func (*Meta) throttled(way, minutes int) Fault {
-	codes := [][2]int{{80003, 0}, {17, 2446079}, {613, 1487742}, {4, 1504022}}
-	code := codes[way%len(codes)]
-	fault := Fault{
-		Status: []int{400, 403}[way%2], Silent: true, Wait: 5 * time.Minute,
-		Body: metaError(code[0], code[1], "OAuthException", "There have been too many calls to this ad-account."),
-	}
-	if minutes > 0 {
-		fault.Wait = time.Duration(minutes) * time.Minute
-		fault.Header = http.Header{"X-Business-Use-Case-Usage": {metaUsage(100, minutes)}}
-	}
-	return fault
-}
-
-// Words implements [Fake].
-func (f *Meta) Words() Words {
-	way := 0
-	return Words{
-		Throttled: f.throttled(0, 0),
-		Wait: func(d time.Duration) Fault {
-			way++
-			return f.throttled(way, int((d+time.Minute-1)/time.Minute))
-		},
-		TooLarge:  Fault{Status: 400, Body: metaError(105, 0, "OAuthException", "The number of parameters exceeded the maximum")},
-		Forbidden: Fault{Status: 403, Body: metaError(200, 0, "OAuthException", "Permissions error")},
-		Missing:   Fault{Status: 400, Body: metaError(100, 33, "GraphMethodException", "Unsupported post request.")},
-		Passing: []Fault{
-			{Status: 500, Body: metaError(1, 0, "OAuthException", "An unknown error occurred")},
-			{Status: 500, Body: metaError(2, 0, "OAuthException", "Service temporarily unavailable")},
-			{Status: 400, Body: metaError(341, 0, "OAuthException", "Application limit reached"), Apply: true},
-			{Status: 200, Body: page},
-		},
-	}
 }
 
 // metaBody is what comes to /users.
@@ -460,10 +375,7 @@ func (f *Meta) handle(w http.ResponseWriter, r *http.Request) {
 	if !f.admit(w, r, path) {
 		return
 	}
-	used := f.used
-	w.Header().Set("X-Business-Use-Case-Usage", metaUsage(used, used/95))
-	w.Header().Set("X-App-Usage", `{"call_count":28,"total_time":25,"total_cputime":25}`)
-	w.Header().Set("X-Ad-Account-Usage", fmt.Sprintf(`{"acc_id_util_pct":%d.5,"reset_time_duration":30,"ads_api_access_tier":"standard_access"}`, used/2))
+	f.tell(w)
 	w.Header().Set("Content-Type", "application/json")
 	switch route := r.Method + " " + strings.Join(path[2:], "/"); {
 	case route == "POST users", route == "DELETE users":
@@ -494,67 +406,6 @@ func (f *Meta) handle(w http.ResponseWriter, r *http.Request) {
 	default:
 		f.violateAnd(w, metaError(2500, 0, "OAuthException", "Unknown path components"), "%s %s is not known", r.Method, r.URL.Path)
 	}
-}
-
-// violateAnd notes what is wrong and answers with an error.
-func (f *Meta) violateAnd(w http.ResponseWriter, answer, format string, args ...any) {
-	f.Violate(format, args...)
-	w.WriteHeader(http.StatusBadRequest)
-	io.WriteString(w, answer)
-}
-
-// admit tells whether a request is one that may be made at all.
-func (f *Meta) admit(w http.ResponseWriter, r *http.Request, path []string) bool {
-	query := r.URL.Query()
-	for name, values := range query {
-		known := []string{"access_token", "appsecret_proof", "appsecret_time", "fields", "limit", "after"}
-		if !slices.Contains(known, name) || len(values) > 1 {
-			f.Violate("the parameter %s is not known, or there twice", name)
-		}
-	}
-	if len(path) < 2 || len(path) > 3 || path[0] != f.options.Version {
-		f.violateAnd(w, metaError(2635, 0, "OAuthException", "You are calling a deprecated version of the Ads API."), "%s is not served", r.URL.Path)
-		return false
-	}
-	token := query.Get("access_token")
-	if f.options.TokenIn == "header" {
-		if token != "" {
-			f.Violate("the access token is in the query, want it in the header")
-		}
-		token = strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
-	} else if r.Header.Get("Authorization") != "" {
-		f.Violate("the access token is in the header, want it in the query")
-	}
-	switch {
-	case token == "":
-		f.violateAnd(w, metaError(104, 0, "OAuthException", "An access token is required"), "there is no access token")
-		return false
-	case f.revoked || token != metaToken:
-		if f.dead++; f.dead > 8 { // what was under way may use it once each
-			f.Violate("an access token that has ended goes on being used")
-		}
-		f.refusals++
-		w.WriteHeader([]int{400, 401}[f.refusals%2])
-		io.WriteString(w, metaError(190, 463, "OAuthException", "Error validating access token: Session has expired"))
-		return false
-	}
-	text, timed := metaToken, query.Get("appsecret_time")
-	if timed != "" {
-		text += "|" + timed
-		at, err := strconv.ParseInt(timed, 10, 64)
-		if off := f.Now().Sub(time.Unix(at, 0)).Abs(); err != nil || off > 5*time.Minute && !f.Skewed() {
-			f.Violate("appsecret_time is off by %v", off)
-		}
-	}
-	mac := hmac.New(sha256.New, []byte(metaSecret))
-	mac.Write([]byte(text))
-	wanted := map[string]string{"": "", "plain": hex.EncodeToString(mac.Sum(nil)), "timed": hex.EncodeToString(mac.Sum(nil))}
-	if query.Get("appsecret_proof") != wanted[f.options.Proof] || (timed != "") != (f.options.Proof == "timed") {
-		f.violateAnd(w, metaError(100, 0, "GraphMethodException", "Invalid appsecret_proof provided in the API argument"),
-			"the proof of the app secret is wrong, or not what was asked for")
-		return false
-	}
-	return true
 }
 
 // users adds to an audience, or removes.
@@ -713,22 +564,6 @@ func (f *Meta) list(w http.ResponseWriter, query url.Values) {
 	}
 	if to < len(f.ids) {
 		answer.Paging["next"] = "https://graph.example/elsewhere"
-	}
-	if err := json.MarshalWrite(w, answer); err != nil {
-		panic(err)
-	}
-}
-
-// fields answers with those of a node that are asked for.
-func (f *Meta) fields(w http.ResponseWriter, r *http.Request, node map[string]any) {
-	answer := map[string]any{}
-	for _, name := range strings.Split(r.URL.Query().Get("fields"), ",") {
-		value, ok := node[name]
-		if !ok {
-			f.violateAnd(w, metaError(100, 0, "OAuthException", "Tried accessing nonexisting field"), "there is no field %q", name)
-			return
-		}
-		answer[name] = value
 	}
 	if err := json.MarshalWrite(w, answer); err != nil {
 		panic(err)

@@ -28,7 +28,12 @@ var metaPhone = `{"payload":{"schema":["PHONE"],"is_raw":false,"data":[["` + par
 // metaCall makes a request to a fake, and returns the status and the body of the answer.
 func metaCall(t *testing.T, f *partnertest.Meta, method, path, body string, header ...string) (status int, answer string) {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), method, f.URL+path, strings.NewReader(body))
+	return metaAsk(t, method, f.URL+path, body, header...)
+}
+
+func metaAsk(t *testing.T, method, url, body string, header ...string) (status int, answer string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
