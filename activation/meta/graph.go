@@ -201,6 +201,8 @@ func refusal(a wire.Answer, o activation.Outcome, wait time.Duration, r request)
 	case e.Transient, either(1, 2, 341, 5000, 21009):
 		o.Unknown = true // whatever the status
 		return set(activation.Retry, "Meta has a problem that will pass")
+	case either(2804003):
+		return set(activation.Split, "an event is older than Meta takes")
 	case e.Code == 105:
 		return set(activation.Split, "Meta found the message too long")
 	case e.Code == 100: // one row may spoil the others

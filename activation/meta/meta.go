@@ -1,4 +1,5 @@
-// Package meta keeps Custom Audiences of Meta's Marketing API equal to segments.
+// Package meta speaks to two APIs of Meta's in the one Graph API: [Partner] keeps Custom Audiences of the Marketing API equal
+// to segments, and [Conversions] tells datasets of events over the Conversions API.
 //
 //	Person ──► Identify ──► Identifiers ──► Encode ──► rows ──► POST /{audience}/users     to add
 //	           normalise,   one ID for                          DELETE /{audience}/users   to remove, with the same rows
@@ -13,6 +14,12 @@
 //
 // Audiences are made where none is given; one that was made before is found by its description. There is nothing to refresh:
 // the token of a system user does not end, and where one does, somebody has to make another.
+//
+//	Event ──► MapEvent ──► As, Fields ──► customData ─┐
+//	Person, context ──────────────────► userDataOf ───┴──► POST /{dataset}/events
+//
+// Of events Meta refuses a whole message for one that is bad, which is halved until that one stands alone. One that comes
+// again it knows by its name and id.
 package meta
 
 import (
