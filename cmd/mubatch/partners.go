@@ -19,6 +19,7 @@ func partners(cfg activation.Outbound) []activation.Partner {
 		google.New(client, cfg),
 		linkedin.New(client, cfg),
 		meta.New(client, cfg),
+		meta.NewConversions(client, cfg),
 		microsoft.New(client, cfg),
 		filedrop.NewS3(client, cfg),
 		filedrop.NewSFTP(cfg),
