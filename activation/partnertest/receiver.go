@@ -34,6 +34,7 @@ type Receiver struct {
 	batch    int
 	people   map[string]activation.Person
 	ever     map[string]map[activation.Identifier]bool // profile → what the person has ever been known by
+	changed  map[string]bool                           // profiles: whether that has changed
 	members  map[string]map[string]bool                // segment → profiles
 	newest   map[string]map[string]int64               // segment → profile → version
 	bodies   map[string][sha256.Size]byte              // webhook-id → body
@@ -63,6 +64,7 @@ func NewReceiver(t testing.TB) *Receiver {
 		batch:    10,
 		people:   map[string]activation.Person{},
 		ever:     map[string]map[activation.Identifier]bool{},
+		changed:  map[string]bool{},
 		members:  map[string]map[string]bool{},
 		newest:   map[string]map[string]int64{},
 		bodies:   map[string][sha256.Size]byte{},
@@ -125,6 +127,9 @@ func (r *Receiver) Seed(people ...activation.Person) {
 		}
 		for _, identifier := range p.Identifiers {
 			r.ever[id][identifier] = true
+		}
+		if before, ok := r.people[id]; ok && !slices.Equal(before.Identifiers, p.Identifiers) {
+			r.changed[id] = true
 		}
 		r.people[id] = p
 	}
@@ -372,7 +377,7 @@ func (r *Receiver) checkPerson(e entry, p activation.Person, bad func(string, ..
 		}
 	}
 	// Of somebody whose identifiers have changed, a message may tell those of before.
-	if changed := len(r.ever[e.ProfileID]) != len(p.Identifiers); !changed && len(e.Identifiers) != len(p.Identifiers) {
+	if !r.changed[e.ProfileID] && len(e.Identifiers) != len(p.Identifiers) {
 		bad("%s has %d identifiers, want %d", e.ProfileID, len(e.Identifiers), len(p.Identifiers))
 	}
 }

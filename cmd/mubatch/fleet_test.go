@@ -157,19 +157,25 @@ type destinationState struct {
 	}
 }
 
+// applied waits until everything is applied that has been accepted.
+func (f *fleet) applied(t *testing.T) {
+	t.Helper()
+	accepted := time.Now()
+	var stats struct {
+		AsOf time.Time `json:"as_of"`
+	}
+	for deadline := time.Now().Add(time.Minute); stats.AsOf.Before(accepted); time.Sleep(100 * time.Millisecond) {
+		if f.ask(t, http.MethodGet, "stats", nil, &stats); time.Now().After(deadline) {
+			t.Fatalf("after a minute what was accepted up to %v is not applied, but up to %v", accepted, stats.AsOf)
+		}
+	}
+}
+
 // settle waits until everything is applied and nothing waits to be sent. Where there is nothing to do but wait it has time
 // pass, for the database and the partners at once.
 func (f *fleet) settle(t *testing.T) {
 	t.Helper()
-	applied := time.Now()
-	var stats struct {
-		AsOf time.Time `json:"as_of"`
-	}
-	for deadline := time.Now().Add(time.Minute); stats.AsOf.Before(applied); time.Sleep(100 * time.Millisecond) {
-		if f.ask(t, http.MethodGet, "stats", nil, &stats); time.Now().After(deadline) {
-			t.Fatalf("after a minute what was accepted up to %v is not applied, but up to %v", applied, stats.AsOf)
-		}
-	}
+	f.applied(t)
 	sentAgain := map[string]bool{}
 	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
 		var waiting []string

@@ -21,7 +21,7 @@ import (
 )
 
 var (
-	partnerSteps = flag.Int("partners.steps", 120, "how much happens in TestPartnersHoldWhomTheyShould")
+	partnerSteps = flag.Int("partners.steps", 60, "how much happens in TestPartnersHoldWhomTheyShould")
 	partnerSeed  = flag.Uint64("partners.seed", 0, "the seed of TestPartnersHoldWhomTheyShould; by the clock if 0")
 )
 
@@ -166,7 +166,13 @@ func (c *crowdsourced) seed(s *soul) {
 func (c *crowdsourced) step(t *testing.T) string {
 	t.Helper()
 	s := c.people[c.rng.IntN(people)]
-	switch k := c.rng.IntN(20); {
+	switch k := c.rng.IntN(21); {
+	case k == 20:
+		if s.gone {
+			return "nothing"
+		}
+		c.erase(t, s)
+		return "erasures"
 	case k < 5:
 		s.pro = !s.gone && c.rng.IntN(3) > 0
 		if s.gone {
@@ -244,6 +250,24 @@ func (c *crowdsourced) identify(t *testing.T, s *soul, as int) {
 	c.send(t, map[string]any{
 		"type": "identify", "userId": customer(s.n), "traits": traits, "context": map[string]any{"consent": s.consent},
 	})
+}
+
+// erase has somebody forgotten. Whatever others have been known by with the person has to be applied before, or it is taken for
+// the person's.
+func (c *crowdsourced) erase(t *testing.T, s *soul) {
+	t.Helper()
+	c.applied(t)
+	var e struct{ ID, Status string }
+	c.ask(t, http.MethodPost, "privacy/erasures", map[string]any{
+		"identifier": map[string]any{"kind": "user_id", "value": customer(s.n)},
+	}, &e)
+	for deadline := time.Now().Add(time.Minute); e.Status == "erasing"; time.Sleep(50 * time.Millisecond) {
+		if c.ask(t, http.MethodGet, "privacy/erasures/"+e.ID, nil, &e); time.Now().After(deadline) {
+			t.Fatalf("after a minute %s is not erased", customer(s.n))
+		}
+	}
+	s.gone, s.pro, s.orders, s.visitors, s.consent, s.known = true, false, 0, nil, map[string]bool{}, activation.Person{}
+	c.seed(s)
 }
 
 // send sends an event, which happens later than all before, until it is acknowledged.
