@@ -54,4 +54,7 @@ type EventSubject struct {
 
 	// Brief leaves out the list of faults: for variants of a partner that passes them all otherwise.
 	Brief bool
+
+	// Silent says that the partner never tells that anything is wrong: it takes everything, under any credential.
+	Silent bool
 }
