@@ -57,13 +57,13 @@ func read(v jsontext.Value, into any) error {
 	return json.Unmarshal(v, into, json.RejectUnknownMembers(true))
 }
 
-// Settings returns settings in the form in which they are stored.
+// Settings returns settings in the form in which they are stored: the same settings in the same bytes.
 func Settings(config, secrets any) (activation.Settings, error) {
-	c, err := json.Marshal(config)
+	c, err := json.Marshal(config, json.Deterministic(true))
 	if err != nil {
 		return activation.Settings{}, fmt.Errorf("encode a destination's config: %w", err)
 	}
-	s, err := json.Marshal(secrets)
+	s, err := json.Marshal(secrets, json.Deterministic(true))
 	if err != nil {
 		return activation.Settings{}, fmt.Errorf("encode a destination's secrets: %w", err)
 	}

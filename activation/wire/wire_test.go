@@ -223,6 +223,13 @@ func TestSettings(t *testing.T) {
 			t.Errorf("read back: %+v, %v", again, err)
 		}
 	}
+	ordered := map[string]int{"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}
+	for range 20 {
+		kept, err := wire.Settings(ordered, ordered)
+		if want := `{"a":1,"b":2,"c":3,"d":4,"e":5}`; err != nil || string(kept.Config) != want || string(kept.Secrets) != want {
+			t.Fatalf("maps are stored as %s and %s, %v", kept.Config, kept.Secrets, err)
+		}
+	}
 	if got := wire.Mask("0123456789abcdef"); got != "…cdef" {
 		t.Errorf("Mask = %q", got)
 	}
