@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/go-cmp/cmp"
@@ -195,7 +196,7 @@ func TestTheConnectionIsTested(t *testing.T) {
 	}
 }
 
-func TestADryRunShowsNoSecret(t *testing.T) {
+func TestDryRuns(t *testing.T) {
 	t.Parallel()
 	p, fake := newGA4(t, partnertest.GA4Options{})
 	bench := partnertest.NewBench(t, p)
@@ -221,12 +222,56 @@ func TestADryRunShowsNoSecret(t *testing.T) {
 	if run.Validated == nil || !run.Validated.OK {
 		t.Errorf("the validation server says %+v", run.Validated)
 	}
+	const said = `"messageId":"m1","anonymousId":"a1","context":{"page":{"url":"https://shop.example/","title":"Shop"}},"properties":{` +
+		`"order_id":"o-1","total":27.5,"value":"25.00","currency":"eur","tax":2,"coupon":"summer","list_id":"l-1","category":"Games","query":"x",` +
+		`"payment_method":"Visa","product_id":"p-1","sku":"s-1","name":"Monopoly","price":19,"quantity":1,"position":3,"method":"Google","share_via":"e-mail",` +
+		`"promotion_id":"r-1","creative":"banner","products":[{"product_id":"p-1","name":"Monopoly","price":19,"quantity":1,"image_url":"https://x"}]}}`
+	for _, name := range []string{
+		"Products Searched", "Product List Viewed", "Product List Filtered", "Product Clicked", "Product Viewed", "Product Added",
+		"Product Removed", "Product Added to Wishlist", "Cart Viewed", "Checkout Started", "Payment Info Entered", "Order Completed",
+		"Order Refunded", "Promotion Viewed", "Promotion Clicked", "Product Shared", "Cart Shared", "Signed Up", "Signed In", "Lead Generated",
+		"Trial Started",
+	} {
+		run := try(`{"type":"track","event":"` + name + `",` + said)
+		if run.Events != 1 || run.Validated == nil || !run.Validated.OK {
+			t.Errorf("%s: %+v", name, run)
+		}
+	}
+	if run := try(`{"type":"page",` + said); run.Events != 1 || !strings.Contains(string(run.Requests[0].Body), `"page_view"`) {
+		t.Errorf("a page: %+v", run)
+	}
 	run = try(`{"type":"track","event":"Order Completed","messageId":"m1","anonymousId":"a1"}`)
 	if len(run.Refused) != 1 || !strings.Contains(run.Refused[0].Reason, "transaction_id") {
 		t.Errorf("an order without an id: %+v", run)
 	}
 	if got := fake.Received(); len(got) > 0 {
 		t.Errorf("dry runs count as %v", got)
+	}
+	partnertest.NoViolations(t, fake)
+}
+
+func TestAnAppsEventsArrive(t *testing.T) {
+	t.Parallel()
+	p, fake := newGA4(t, partnertest.GA4Options{Firebase: true})
+	to := activation.Target{Settings: fake.Settings()}
+	order, _ := partnertest.Order(7, time.Now())
+	order.Context.Raw = jsontext.Value(`{"app":{"app_instance_id":"0123456789abcdef0123456789abcdef"}}`)
+	order.As, order.Fields = "purchase", map[string]jsontext.Value{
+		"transaction_id": jsontext.Value(`"o-7"`), "value": jsontext.Value(`7.10`), "currency": jsontext.Value(`"EUR"`),
+	}
+	fake.Expect(order)
+	if reason := p.RefuseEvent(to, order); reason != "" {
+		t.Fatal(reason)
+	}
+	body, _, err := p.EncodeEvents(to, activation.EventBatch{Events: []activation.Event{order}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o := p.Send(t.Context(), to, activation.Message{Body: body}); o.Class != activation.OK {
+		t.Errorf("Send = %+v", o)
+	}
+	if diff := cmp.Diff([]string{"order-7"}, fake.Received()); diff != "" {
+		t.Error(diff)
 	}
 	partnertest.NoViolations(t, fake)
 }

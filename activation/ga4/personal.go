@@ -56,18 +56,21 @@ func (p personal) in(name, text string) bool {
 
 // page returns the address of a page without what is personal in it, or "" if more than its query and fragment are.
 func (p personal) page(name, raw string) string {
-	if !p.in(name, raw) {
-		return raw
-	}
 	u, err := url.Parse(raw)
 	if err != nil {
 		return ""
 	}
 	var kept []string
-	for part := range strings.SplitSeq(u.RawQuery, "&") {
-		if text, err := url.QueryUnescape(part); err == nil && !p.in(name, part) && !p.in(name, text) {
+	parts := strings.Split(u.RawQuery, "&")
+	for _, part := range parts {
+		text, err := url.QueryUnescape(part)
+		key, _, _ := strings.Cut(text, "=")
+		if err == nil && !isPersonal(key) && !isPersonal(strings.ToLower(key)) && !p.in(name, part) && !p.in(name, text) {
 			kept = append(kept, part)
 		}
+	}
+	if len(kept) == len(parts) && !p.in(name, raw) {
+		return raw
 	}
 	u.RawQuery, u.Fragment, u.RawFragment, u.User = strings.Join(kept, "&"), "", "", nil
 	if clean := u.String(); !p.in(name, clean) {
