@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/mubatch/mubatch/activation"
 	"github.com/mubatch/mubatch/activation/filedrop"
+	"github.com/mubatch/mubatch/activation/ga4"
 	"github.com/mubatch/mubatch/activation/google"
 	"github.com/mubatch/mubatch/activation/linkedin"
 	"github.com/mubatch/mubatch/activation/meta"
@@ -16,6 +17,7 @@ import (
 func partners(cfg activation.Outbound) []activation.Partner {
 	client := activation.NewClient(cfg)
 	return []activation.Partner{
+		ga4.New(client, cfg),
 		google.New(client, cfg),
 		linkedin.New(client, cfg),
 		meta.New(client, cfg),
