@@ -313,20 +313,21 @@ func (s *Store) Held(ctx context.Context, workspace int32, profiles []ProfileID)
 
 // Told is one time that a destination was told of somebody.
 type Told struct {
-	ID          int64
-	Destination int64
-	Segment     int64
-	Entered     bool
-	Outcome     string
-	Status      int // of HTTP; 0 if there was no answer
-	At          time.Time
+	ID           int64
+	Destination  int64
+	Segment      int64  // 0 if it was about an event
+	Subscription *int64 // that an event was sent for
+	Entered      bool
+	Outcome      string
+	Status       int // of HTTP; 0 if there was no answer
+	At           time.Time
 }
 
 // Told returns at most limit times that the destinations of a workspace were told of a profile from before one, the last
 // first. Before 0 is from the last on.
 func (s *Store) Told(ctx context.Context, workspace int32, profile ProfileID, before int64, limit int) ([]Told, error) {
 	const query = `
-		SELECT v.id, v.destination_id, v.segment_id, v.entered, v.outcome, coalesce(t.status, 0), v.at
+		SELECT v.id, v.destination_id, v.segment_id, v.subscription_id, v.entered, v.outcome, coalesce(t.status, 0), v.at
 		FROM deliveries v
 		JOIN destinations d ON d.id = v.destination_id AND d.workspace_id = @workspace
 		LEFT JOIN activation_attempts t ON t.lane = v.lane AND t.id = v.attempt_id

@@ -175,12 +175,24 @@ func getErasure(c *call) (answer, error) {
 }
 
 type toldJSON struct {
-	DestinationID string    `json:"destination_id"`
-	SegmentID     string    `json:"segment_id"`
-	Change        string    `json:"change"`
-	Outcome       string    `json:"outcome"`
-	HTTPStatus    int       `json:"http_status"`
-	At            timestamp `json:"at"`
+	DestinationID  string    `json:"destination_id"`
+	SegmentID      *string   `json:"segment_id"`
+	SubscriptionID *string   `json:"subscription_id"`
+	Change         string    `json:"change"`
+	Outcome        string    `json:"outcome"`
+	HTTPStatus     int       `json:"http_status"`
+	At             timestamp `json:"at"`
+}
+
+func showTold(d activation.Told) toldJSON {
+	said := change(d.Entered)
+	if d.Subscription != nil {
+		said = happened
+	}
+	return toldJSON{
+		formatID(destinationID, d.Destination), segmentOrNone(d.Segment), subscriptionOrNone(d.Subscription), said, d.Outcome, d.Status,
+		timestamp(d.At),
+	}
 }
 
 type heldJSON struct {
@@ -337,9 +349,7 @@ func (c *call) exportTold(out *jsontext.Encoder, p *profiles.Profile) error {
 			}
 			for _, d := range list {
 				before = d.ID
-				err = errors.Join(err, put(out, toldJSON{
-					formatID(destinationID, d.Destination), formatID(segmentID, d.Segment), change(d.Entered), d.Outcome, d.Status, timestamp(d.At),
-				}))
+				err = errors.Join(err, put(out, showTold(d)))
 			}
 			more = len(list) == exportPage
 		}
