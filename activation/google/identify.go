@@ -54,7 +54,7 @@ func (*Partner) Identify(t activation.Target, p activation.Person) (ids activati
 			ids.Reason = "no user id is known"
 		}
 	default:
-		ids.Reason = contacts(cfg, p, add)
+		ids.Reason = contacts(p, cfg.GmailTags == "both", cfg.DefaultCountry, add)
 	}
 	if len(ids.IDs) > 0 {
 		ids.Reason = ""
@@ -62,10 +62,11 @@ func (*Partner) Identify(t activation.Target, p activation.Person) (ids activati
 	return ids, nil
 }
 
-// contacts adds what contact data of a person Google can use, and returns why there may be none.
-func contacts(cfg Config, p activation.Person, add func(kind, value string)) (reason string) {
+// contacts adds what contact data of a person Google can use, and returns why there may be none. With tags, what follows the
+// plus sign of a Gmail address counts, too. A person of whom no country is known lives in home.
+func contacts(p activation.Person, tags bool, home string, add func(kind, value string)) (reason string) {
 	recipes := []matchkey.Recipe{matchkey.Google}
-	if cfg.GmailTags == "both" {
+	if tags {
 		recipes = append(recipes, matchkey.Google.WithTags())
 	}
 	for _, raw := range p.Emails() {
@@ -75,7 +76,7 @@ func contacts(cfg Config, p activation.Person, add func(kind, value string)) (re
 			}
 		}
 	}
-	country := region(cmp.Or(p.Country(), cfg.DefaultCountry))
+	country := region(cmp.Or(p.Country(), home))
 	for _, raw := range p.Phones() {
 		if t, ok := matchkey.Google.Phone(raw, country); ok {
 			add(phone, t.Hex())

@@ -64,7 +64,7 @@ func (p *Partner) Create(
 	}
 	o = p.ask(ctx, to, func(c Config) call {
 		filter := url.Values{"filter": {`integration_code = "` + list.Code + `"`}}
-		return call{method: http.MethodGet, path: "/v1/" + c.parent() + "/userLists?" + filter.Encode(), login: true}
+		return call{method: http.MethodGet, path: "/v1/" + c.parent() + "/userLists?" + filter.Encode(), login: c.login()}
 	}, &found)
 	if o.Class != activation.OK {
 		return "", o
@@ -80,7 +80,7 @@ func (p *Partner) Create(
 	}
 	var made userList
 	o = p.ask(ctx, to, func(c Config) call {
-		return call{method: http.MethodPost, path: "/v1/" + c.parent() + "/userLists", body: body, login: true}
+		return call{method: http.MethodPost, path: "/v1/" + c.parent() + "/userLists", body: body, login: c.login()}
 	}, &made)
 	if o.Class != activation.OK {
 		return "", o
@@ -118,7 +118,7 @@ func newList(cfg Config, to activation.Target, s activation.Segment) userList {
 func (p *Partner) Size(ctx context.Context, to activation.Target, audience string) (activation.Size, activation.Outcome) {
 	var list userList
 	o := p.ask(ctx, to, func(c Config) call {
-		return call{method: http.MethodGet, path: "/v1/" + c.parent() + "/userLists/" + url.PathEscape(audience), login: true}
+		return call{method: http.MethodGet, path: "/v1/" + c.parent() + "/userLists/" + url.PathEscape(audience), login: c.login()}
 	}, &list)
 	size := activation.Size{Matched: -1, State: list.Membership}
 	if n := list.Size; n != nil {

@@ -88,8 +88,25 @@ var rowReasons = map[string]string{
 	"INVALID_AUDIENCE_MEMBER":  "Google does not accept the person",
 }
 
+// vocabulary is how refusals are put at one type of destinations.
+type vocabulary struct {
+	config, rows map[string]string // by ErrorReason: see configReasons and rowReasons
+	missing      string            // when Google answers that something is not there
+	one          string            // what a row is
+}
+
+var people = vocabulary{
+	configReasons, rowReasons,
+	"the account or user list is not there: check account_type, account_id and the audience", "person",
+}
+
+// row says what is wrong with one row.
+func (says vocabulary) row(reason string) string {
+	return cmp.Or(says.rows[reason], "Google does not accept the "+says.one+": "+plain(reason))
+}
+
 // outcome says what a refusal means. o is what it means by its status alone.
-func (r refusal) outcome(o activation.Outcome) activation.Outcome {
+func (r refusal) outcome(o activation.Outcome, says vocabulary) activation.Outcome {
 	switch {
 	case r.status == "UNAUTHENTICATED" || o.Status == 401:
 		o.Class, o.Reason = activation.Refresh, "the access token has ended or was revoked"
@@ -104,13 +121,13 @@ func (r refusal) outcome(o activation.Outcome) activation.Outcome {
 			o.Reason = "the credential may not use this account, or the account is not there: check account_id and login_account_id"
 		}
 	case r.status == "NOT_FOUND":
-		o.Class, o.Reason = activation.Config, "the account or user list is not there: check account_type, account_id and the audience"
+		o.Class, o.Reason = activation.Config, says.missing
 	case r.status == "RESOURCE_EXHAUSTED":
 		if o.Class != activation.RetryAfter { // the answer does not say for how long in its header
 			o.Class, o.Wait, o.Reason = activation.RetryAfter, r.pause(), "the Google Cloud project's quota is used up"
 		}
 	case r.status == "INVALID_ARGUMENT" || r.status == "FAILED_PRECONDITION":
-		return r.invalid(o)
+		return r.invalid(o, says)
 	}
 	return o
 }
@@ -128,18 +145,18 @@ func (r refusal) pause() time.Duration {
 }
 
 // invalid says what a refusal means for which the request is to blame. Where it is the rows' fault, Split stays.
-func (r refusal) invalid(o activation.Outcome) activation.Outcome {
+func (r refusal) invalid(o activation.Outcome, says vocabulary) activation.Outcome {
 	o.Class, o.Reason = activation.Split, "Google does not accept the request"
 	for _, v := range r.violations {
 		o.Reason = "Google does not accept the request: " + plain(v.Reason)
-		if _, isRow := v.row(); isRow {
-			continue
-		}
-		if reason, ok := configReasons[v.Reason]; ok {
+		if reason, ok := says.config[v.Reason]; ok {
 			o.Class, o.Reason = activation.Config, reason
 			return o
 		}
-		if root := v.root(); root != "" && root != "audiencemembers" && !strings.HasPrefix(v.Reason, "TOO_MANY_") {
+		if _, isRow := v.row(); isRow {
+			continue
+		}
+		if root := v.root(); root != "" && root != "audiencemembers" && root != "events" && !strings.HasPrefix(v.Reason, "TOO_MANY_") {
 			o.Class, o.Reason = activation.Config, "Google does not accept "+root+": "+plain(v.Reason)
 			return o
 		}
@@ -158,9 +175,10 @@ func (r refusal) rows() map[int]string {
 	return rows
 }
 
-var rowField = regexp.MustCompile(`(?i)audience_?members\[(\d+)\]`)
+var rowField = regexp.MustCompile(`(?i)(?:audience_?members|events)\[(\d+)\]`)
 
-// row returns which row a violation is about. Google writes audience_members.audience_members[0].user_data.
+// row returns which row a violation is about. Google writes audience_members.audience_members[0].user_data, and events
+// likewise.
 func (v violation) row() (int, bool) {
 	m := rowField.FindStringSubmatch(v.Field)
 	if m == nil {
@@ -181,13 +199,6 @@ func (v violation) root() string {
 		return ""
 	}
 	return root
-}
-
-func rowReason(reason string) string {
-	if text, ok := rowReasons[reason]; ok {
-		return text
-	}
-	return "Google does not accept the person: " + plain(reason)
 }
 
 // plain makes words of one of Google's constants.

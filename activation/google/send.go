@@ -42,7 +42,7 @@ func (*Partner) Draft(to activation.Target, m activation.Message) ([]activation.
 	if err != nil {
 		return nil, fmt.Errorf("read settings: %w", err)
 	}
-	r := delivery(m).request(cfg, sec)
+	r := delivery(m).request(cfg.apiURL(), sec)
 	return []activation.Draft{{Method: r.Method, URL: r.URL, Header: r.Header, Body: r.Body}}, nil
 }
 
@@ -50,7 +50,7 @@ func (*Partner) Draft(to activation.Target, m activation.Message) ([]activation.
 // needs.
 func (p *Partner) Test(ctx context.Context, to activation.Target) activation.Outcome {
 	return p.ask(ctx, to, func(c Config) call {
-		return call{method: http.MethodGet, path: "/v1/" + c.parent() + "/userLists?pageSize=1", login: true}
+		return call{method: http.MethodGet, path: "/v1/" + c.parent() + "/userLists?pageSize=1", login: c.login()}
 	}, nil)
 }
 
@@ -78,7 +78,7 @@ func (p *Partner) deliver(ctx context.Context, to activation.Target, m activatio
 			o.Class, o.Rows = activation.Split, nil
 			return o
 		}
-		o.Rows[members[i]] = activation.RowOutcome{Class: activation.Drop, Reason: rowReason(reason)}
+		o.Rows[members[i]] = activation.RowOutcome{Class: activation.Drop, Reason: people.row(reason)}
 	}
 	return o
 }
@@ -107,7 +107,7 @@ func owners(m activation.Message) (members []int, ok bool) {
 type call struct {
 	method, path string
 	body         []byte
-	login        bool // the account to act for is named in a header, not in the body
+	login        string // the account that the credential belongs to, where the body does not name it
 }
 
 func delivery(m activation.Message) call {
@@ -117,20 +117,18 @@ func delivery(m activation.Message) call {
 	return call{method: http.MethodPost, path: "/v1/audienceMembers:remove", body: m.Body}
 }
 
-func (c call) request(cfg Config, sec secrets) wire.Request {
+func (c call) request(api string, sec secrets) wire.Request {
 	header := http.Header{"Authorization": {"Bearer " + sec.AccessToken}}
 	if len(c.body) > 0 {
 		header.Set("Content-Type", "application/json")
 	}
-	if c.login && cfg.LoginAccountID != "" {
-		header.Set("login-account", "accountTypes/"+cfg.loginAccountType()+"/accounts/"+cfg.LoginAccountID)
+	if c.login != "" {
+		header.Set("login-account", c.login)
 	}
-	return wire.Request{
-		Method: c.method, URL: strings.TrimSuffix(cfg.apiURL(), "/") + c.path, Header: header, Body: c.body,
-	}
+	return wire.Request{Method: c.method, URL: strings.TrimSuffix(api, "/") + c.path, Header: header, Body: c.body}
 }
 
-// do makes one call and reads the answer. A refusal is classified by what Google says.
+// do makes a call of a destination for Customer Match.
 func (p *Partner) do(
 	ctx context.Context, to activation.Target, what func(Config) call, into any,
 ) (wire.Answer, activation.Outcome) {
@@ -138,14 +136,21 @@ func (p *Partner) do(
 	if err != nil {
 		return wire.Answer{}, wire.BadSettings()
 	}
+	return what(cfg).do(ctx, p.client, cfg.apiURL(), sec, people, into)
+}
+
+// do makes one call and reads the answer. A refusal is classified by what Google says, and put in words.
+func (c call) do(
+	ctx context.Context, client *http.Client, api string, sec secrets, says vocabulary, into any,
+) (wire.Answer, activation.Outcome) {
 	if sec.AccessToken == "" {
 		return wire.Answer{}, activation.Outcome{Class: activation.Refresh, Reason: "there is no access token yet"}
 	}
-	a, o := wire.Do(ctx, p.client, what(cfg).request(cfg, sec))
+	a, o := wire.Do(ctx, client, c.request(api, sec))
 	switch {
 	case a.Status == 0:
 	case o.Class != activation.OK:
-		o = readRefusal(a).outcome(o)
+		o = readRefusal(a).outcome(o, says)
 	case into != nil && a.Decode(into) != nil:
 		o = a.Unreadable()
 	}

@@ -62,6 +62,14 @@ func (c Config) parent() string {
 	return "accountTypes/" + c.accountType() + "/accounts/" + c.AccountID
 }
 
+// login is the resource name of the account that the credential belongs to, or "".
+func (c Config) login() string {
+	if c.LoginAccountID == "" {
+		return ""
+	}
+	return "accountTypes/" + c.loginAccountType() + "/accounts/" + c.LoginAccountID
+}
+
 // secrets is what is sealed: the credential, which is a person's or a service account's, and the access token that was had
 // for it.
 type secrets struct {
@@ -100,38 +108,53 @@ func (p *Partner) Prepare(s activation.Settings) (activation.Settings, error) {
 		sec secrets
 	)
 	errs := []error{wire.Check(s, &cfg, &sec)}
-	fault := func(pointer, detail string) {
-		errs = append(errs, &activation.FieldError{Pointer: pointer, Detail: detail})
-	}
 	if cfg.data() != userIDs && !cfg.TermsAccepted {
-		fault("/config/terms_accepted", "must be true: Google takes people in only for those who accept its Customer Match policy")
+		errs = append(errs, &activation.FieldError{
+			Pointer: "/config/terms_accepted",
+			Detail:  "must be true: Google takes people in only for those who accept its Customer Match policy",
+		})
 	}
-	for pointer, url := range map[string]string{"/config/api_url": cfg.apiURL(), "/config/token_url": cfg.tokenURL()} {
-		if wrong := p.outbound.CheckURL(url); wrong != "" {
-			fault(pointer, wrong)
-		}
-	}
-	if len(sec.ServiceAccount) > 0 {
-		key, ok := sec.account()
-		_, err := jwt.ParseRSAPrivateKeyFromPEM([]byte(key.Key))
-		if !ok || err != nil || key.Email == "" {
-			fault("/secrets/service_account", "must be the key file of a service account, with client_email and private_key")
-		}
-		if sec.ClientID != "" || sec.ClientSecret != "" || sec.RefreshToken != "" {
-			fault("/secrets/service_account", "cannot be used together with client_id, client_secret and refresh_token")
-		}
-		if sec.ServiceAccount, err = json.Marshal(key); err != nil {
-			fault("/secrets/service_account", "cannot be read")
-		}
-	}
+	errs = append(errs, checkURL(p.outbound, "/config/api_url", cfg.apiURL()),
+		checkURL(p.outbound, "/config/token_url", cfg.tokenURL()), sec.prepare())
 	if err := errors.Join(errs...); err != nil {
 		return activation.Settings{}, err
 	}
 	return wire.Settings(cfg, sec)
 }
 
+func checkURL(outbound activation.Outbound, pointer, url string) error {
+	if wrong := outbound.CheckURL(url); wrong != "" {
+		return &activation.FieldError{Pointer: pointer, Detail: wrong}
+	}
+	return nil
+}
+
+// prepare checks a service account's key file, if there is one, and keeps of it what is needed.
+func (sec *secrets) prepare() error {
+	var errs []error
+	fault := func(detail string) {
+		errs = append(errs, &activation.FieldError{Pointer: "/secrets/service_account", Detail: detail})
+	}
+	if len(sec.ServiceAccount) > 0 {
+		key, ok := sec.account()
+		_, err := jwt.ParseRSAPrivateKeyFromPEM([]byte(key.Key))
+		if !ok || err != nil || key.Email == "" {
+			fault("must be the key file of a service account, with client_email and private_key")
+		}
+		if sec.ClientID != "" || sec.ClientSecret != "" || sec.RefreshToken != "" {
+			fault("cannot be used together with client_id, client_secret and refresh_token")
+		}
+		if sec.ServiceAccount, err = json.Marshal(key); err != nil {
+			fault("cannot be read")
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Mask shows the client id, or the id of a service account's key, and the ends of what is secret.
-func (*Partner) Mask(v jsontext.Value) map[string]string {
+func (*Partner) Mask(v jsontext.Value) map[string]string { return mask(v) }
+
+func mask(v jsontext.Value) map[string]string {
 	_, sec, err := read(activation.Settings{Secrets: v})
 	if err != nil {
 		return nil

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/mubatch/mubatch/activation"
+	"github.com/mubatch/mubatch/activation/wire"
 )
 
 // newReceipt remembers when a request was made, so that its status is asked for less and less often.
@@ -22,7 +23,7 @@ func newReceipt(requestID string) string {
 // how long at least.
 func backoff(made int64) time.Duration { return min(time.Since(time.Unix(made, 0))/2, 4*time.Hour) }
 
-// status is the RequestStatusPerDestination of a request about audience members.
+// status is a RequestStatusPerDestination.
 type status struct {
 	State string `json:"requestStatus"`
 	Error struct {
@@ -40,14 +41,22 @@ type status struct {
 
 // Poll implements [activation.Poller]. Google tells how many people it refused, and why, but not whom.
 func (p *Partner) Poll(ctx context.Context, to activation.Target, receipt string) activation.Polled {
+	return poll(receipt, func(c call, into any) (wire.Answer, activation.Outcome) {
+		return p.do(ctx, to, func(Config) call { return c }, into)
+	}, status.ofPeople)
+}
+
+// poll asks with do what became of a request. Once Google is done with it, judge says what that means.
+func poll(
+	receipt string, do func(c call, into any) (wire.Answer, activation.Outcome),
+	judge func(status, activation.Outcome) activation.Polled,
+) activation.Polled {
 	at, id, _ := strings.Cut(receipt, " ")
 	made, _ := strconv.ParseInt(at, 10, 64) // newReceipt wrote it
 	var answer struct {
 		Destinations []status `json:"requestStatusPerDestination"`
 	}
-	a, o := p.do(ctx, to, func(Config) call {
-		return call{method: http.MethodGet, path: "/v1/requestStatus:retrieve?requestId=" + url.QueryEscape(id)}
-	}, &answer)
+	a, o := do(call{method: http.MethodGet, path: "/v1/requestStatus:retrieve?requestId=" + url.QueryEscape(id)}, &answer)
 	if a.Status != 0 && unknownRequest(readRefusal(a)) {
 		o.Class, o.Unknown, o.Reason = activation.Retry, true, "Google does not know the request any more"
 		return activation.Polled{Done: true, Outcome: o}
@@ -58,11 +67,16 @@ func (p *Partner) Poll(ctx context.Context, to activation.Target, receipt string
 	s := answer.Destinations[0]
 	switch s.State {
 	case "SUCCESS", "PARTIAL_SUCCESS", "FAILED":
+		return judge(s, o)
 	default: // PROCESSING
 		o.Wait = backoff(made)
 		return activation.Polled{Outcome: o}
 	}
-	polled := activation.Polled{Done: true, Outcome: o, Counts: s.counts(), Match: matchRange(s.Ingestion.UserData.Match)}
+}
+
+// ofPeople says what became of a request about audience members.
+func (s status) ofPeople(o activation.Outcome) activation.Polled {
+	polled := activation.Polled{Done: true, Outcome: o, Counts: s.counts(processing), Match: matchRange(s.Ingestion.UserData.Match)}
 	switch s.State {
 	case "PARTIAL_SUCCESS":
 		polled.Class, polled.Reason = activation.Partial, "Google refused some of the people"
@@ -86,10 +100,14 @@ var processing = map[string]string{
 	"INTERNAL_ERROR":  "Google failed",
 }
 
-func (s status) counts() (counts []activation.ReasonCount) {
+// bare is a ProcessingErrorReason without what all of them begin with.
+func bare(reason string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(reason, "PROCESSING_ERROR_"), "REASON_")
+}
+
+func (s status) counts(words map[string]string) (counts []activation.ReasonCount) {
 	for _, c := range s.Error.Counts {
-		reason := strings.TrimPrefix(c.Reason, "PROCESSING_ERROR_REASON_")
-		text := cmp.Or(processing[reason], plain(reason))
+		text := cmp.Or(words[bare(c.Reason)], plain(bare(c.Reason)))
 		counts = append(counts, activation.ReasonCount{Reason: text, Count: c.Records})
 	}
 	return counts
@@ -100,7 +118,7 @@ func (s status) counts() (counts []activation.ReasonCount) {
 func (s status) failure() (activation.Class, string) {
 	class, reason := activation.Retry, "Google could not work on it"
 	for _, c := range s.Error.Counts {
-		switch r := strings.TrimPrefix(c.Reason, "PROCESSING_ERROR_REASON_"); r {
+		switch r := bare(c.Reason); r {
 		case "NO_CONSENT":
 			return activation.Config, processing[r]
 		case "DENIED_CONSENT", "UNKNOWN_CONSENT", "INVALID_FORMAT":

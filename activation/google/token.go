@@ -2,6 +2,7 @@ package google
 
 import (
 	"context"
+	"net/http"
 	"net/url"
 	"time"
 
@@ -22,33 +23,51 @@ func (p *Partner) Refresh(
 	if err != nil {
 		return fresh, expires, wire.BadSettings()
 	}
+	if expires, o = sec.refresh(ctx, p.client, cfg.tokenURL()); o.Class != activation.OK {
+		return fresh, expires, o
+	}
+	return refreshed(cfg, sec, expires, o)
+}
+
+// refreshed returns settings with what refresh has changed in the secrets.
+func refreshed(
+	cfg any, sec secrets, expires time.Time, o activation.Outcome,
+) (activation.Settings, time.Time, activation.Outcome) {
+	fresh, err := wire.Settings(cfg, sec)
+	if err != nil {
+		return fresh, expires, activation.Outcome{Class: activation.Retry, Reason: "the access token cannot be kept"}
+	}
+	return fresh, expires, o
+}
+
+// refresh puts a new access token into the secrets.
+func (sec *secrets) refresh(
+	ctx context.Context, client *http.Client, tokenURL string,
+) (expires time.Time, o activation.Outcome) {
 	form := url.Values{
 		"grant_type": {"refresh_token"}, "client_id": {sec.ClientID}, "client_secret": {sec.ClientSecret},
 		"refresh_token": {sec.RefreshToken},
 	}
 	key, isService := sec.account()
 	if isService {
-		assertion, err := key.assert(cfg.tokenURL(), time.Now())
+		assertion, err := key.assert(tokenURL, time.Now())
 		if err != nil {
-			return fresh, expires, wire.BadSettings()
+			return expires, wire.BadSettings()
 		}
 		form = url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"}, "assertion": {assertion}}
 	}
-	t, o := wire.Refresh(ctx, p.client, cfg.tokenURL(), form)
+	t, o := wire.Refresh(ctx, client, tokenURL, form)
 	if o.Class != activation.OK {
 		if isService && o.Class == activation.Reauth {
 			o.Reason = "the service account's key was refused: it was deleted or disabled, or this machine's clock is off"
 		}
-		return fresh, expires, o
+		return expires, o
 	}
 	sec.AccessToken = t.Access
 	if t.Refresh != "" {
 		sec.RefreshToken = t.Refresh
 	}
-	if fresh, err = wire.Settings(cfg, sec); err != nil {
-		return fresh, expires, activation.Outcome{Class: activation.Retry, Reason: "the access token cannot be kept"}
-	}
-	return fresh, t.Expires, o
+	return t.Expires, o
 }
 
 // assert returns what a service account asks for an access token with.
