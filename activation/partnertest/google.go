@@ -1,24 +1,14 @@
 package partnertest
 
 import (
-	"crypto"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/base64"
-	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -29,23 +19,14 @@ import (
 
 // Google is a fake of Google's Data Manager API and of its token endpoint.
 type Google struct {
-	Faults
+	googleAccess
 	*Crowd
-	URL string
 
 	options GoogleOptions
-	mu      sync.Mutex
-	token   string
-	ends    time.Time
-	dead    map[string]int // tokens that ended → how often they were used since
-	revoked bool
-	refused int // data calls since the grant was refused
-	tokens  int
 	lists   []*googleList
 	serial  int
 	jobs    map[string]*googleJob
 	pending []string
-	asked   []time.Time // of the last minute
 	europe  map[Key]bool
 }
 
@@ -59,13 +40,6 @@ type GoogleOptions struct {
 	Batch          int           // people in a request: 10
 }
 
-const (
-	googleAccount = "1234567890"
-	googleManager = "9876543210"
-	googleScope   = "https://www.googleapis.com/auth/datamanager"
-	googleParent  = "/v1/accountTypes/GOOGLE_ADS/accounts/" + googleAccount + "/userLists"
-)
-
 // googleList is a user list.
 type googleList struct {
 	id, name, code, key string
@@ -74,25 +48,12 @@ type googleList struct {
 
 // googleJob is a request that is worked on.
 type googleJob struct {
-	at       time.Time
-	polled   time.Time
-	hasty    int // how often it was asked for too early
-	add      bool
-	list     string
-	rows     [][]Key
-	denied   int // rows that consent is missing of
-	done     bool
-	answered bool
+	googleRequest
+	add    bool
+	list   string
+	rows   [][]Key
+	denied int // rows that consent is missing of
 }
-
-// googleKey is the key of the service account.
-var googleKey = sync.OnceValue(func() *rsa.PrivateKey {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		panic(err)
-	}
-	return key
-})
 
 // NewGoogle starts a fake that lives as long as the test.
 func NewGoogle(t testing.TB, o GoogleOptions) *Google {
@@ -109,8 +70,11 @@ func NewGoogle(t testing.TB, o GoogleOptions) *Google {
 	if o.Batch == 0 {
 		o.Batch = 10
 	}
-	g := &Google{options: o, dead: map[string]int{}, jobs: map[string]*googleJob{}, europe: map[Key]bool{}}
-	g.Crowd = NewCrowd(g.Violate, g.recognise)
+	g := &Google{
+		googleAccess: googleAccess{service: o.ServiceAccount, dead: map[string]int{}},
+		options:      o, jobs: map[string]*googleJob{}, europe: map[Key]bool{},
+	}
+	g.Crowd = NewCrowd(g.Violate, o.recognise)
 	g.Changes(func(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/v1/audienceMembers:") })
 	g.URL = g.Listen(t, http.HandlerFunc(g.handle))
 	return g
@@ -128,67 +92,19 @@ func (g *Google) Settings() activation.Settings {
 	if g.options.Data == "mobile_ids" {
 		config["mobile_platform"], config["mobile_app_id"] = "android", "com.example.shop"
 	}
-	secrets := map[string]any{
-		"client_id": "4711-shop.apps.googleusercontent.com", "client_secret": "GOCSPX-secret-of-ours", "refresh_token": "1//refresh-token-of-ours",
-	}
-	if g.options.ServiceAccount {
-		der, err := x509.MarshalPKCS8PrivateKey(googleKey())
-		if err != nil {
-			panic(err)
-		}
-		secrets = map[string]any{"service_account": map[string]any{
-			"type": "service_account", "project_id": "shop", "private_key_id": "key-id-0123456789",
-			"client_email": "sender@shop.iam.gserviceaccount.com", "token_uri": "https://oauth2.googleapis.com/token",
-			"private_key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})),
-		}}
-	}
-	c, err := json.Marshal(config, json.Deterministic(true))
-	s, err2 := json.Marshal(secrets, json.Deterministic(true))
-	if err := errors.Join(err, err2); err != nil {
-		panic(err)
-	}
-	return activation.Settings{Config: c, Secrets: s}
+	return g.settings(config)
 }
 
 // Seed implements [Fake].
 func (g *Google) Seed(people ...activation.Person) {
 	g.Crowd.Seed(people...)
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.guard.Lock()
+	defer g.guard.Unlock()
 	for _, p := range people {
-		for _, k := range g.recognise(p).Keys {
+		for _, k := range g.options.recognise(p).Keys {
 			g.europe[k] = slices.Contains(googleEurope, p.Text("country"))
 		}
 	}
-}
-
-// Revoke implements [Fake].
-func (g *Google) Revoke() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.revoked = true
-}
-
-// Heal implements [Fake].
-func (g *Google) Heal() {
-	g.Faults.Heal()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.revoked, g.refused = false, 0
-}
-
-// Expire implements [Expirer].
-func (g *Google) Expire() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.ends = g.Steady()
-}
-
-// Refreshes implements [Expirer].
-func (g *Google) Refreshes() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.tokens
 }
 
 // TTL implements [Forgetter].
@@ -196,75 +112,45 @@ func (g *Google) TTL() time.Duration { return time.Duration(g.options.Days) * 24
 
 // Members implements [Fake].
 func (g *Google) Members(a Audience) []activation.ProfileID {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.guard.Lock()
+	defer g.guard.Unlock()
 	g.work()
 	return g.Crowd.Members(a.ID)
 }
 
 // Leftovers implements [Fake].
 func (g *Google) Leftovers(a Audience) []string {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.guard.Lock()
+	defer g.guard.Unlock()
 	g.work()
 	return g.Crowd.Leftovers(a.ID)
 }
 
 // List makes a user list, as somebody does with Google's own tools.
 func (g *Google) List(id string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.guard.Lock()
+	defer g.guard.Unlock()
 	g.lists = append(g.lists, &googleList{id: id, name: "List " + id, key: googleKeyType[g.options.Data]})
 	g.Make(id)
 }
 
 // Lists returns how many user lists there are.
 func (g *Google) Lists() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.guard.Lock()
+	defer g.guard.Unlock()
 	return len(g.lists)
 }
 
 // Unasked returns how many requests were accepted whose status nobody has asked for.
 func (g *Google) Unasked() (n int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.guard.Lock()
+	defer g.guard.Unlock()
 	for _, j := range g.jobs {
-		if j.answered && j.polled.IsZero() {
+		if j.unasked() {
 			n++
 		}
 	}
 	return n
-}
-
-// Words implements [Fake].
-func (g *Google) Words() Words {
-	detail := func(kind, more string) string {
-		return `{"@type":"type.googleapis.com/google.rpc.` + kind + `",` + more + `}`
-	}
-	fault := func(status int, code string, details ...string) Fault {
-		return Fault{Status: status, Body: fmt.Sprintf(`{"error":{"code":%d,"message":"No.","status":%q,"details":[%s]}}`,
-			status, code, strings.Join(details, ","))}
-	}
-	throttled := fault(429, "RESOURCE_EXHAUSTED", detail("ErrorInfo", `"reason":"RATE_LIMIT_EXCEEDED","domain":"googleapis.com","metadata":{"quota_limit":"RequestsPerMinutePerProject"}`))
-	throttled.Wait, throttled.Silent = time.Minute, true
-	return Words{
-		Throttled: throttled,
-		Wait: func(d time.Duration) Fault {
-			f := fault(429, "RESOURCE_EXHAUSTED", detail("RetryInfo", fmt.Sprintf(`"retryDelay":"%ds"`, int(d.Seconds()))))
-			f.Wait, f.Silent = d, true
-			return f
-		},
-		TooLarge: fault(400, "INVALID_ARGUMENT", detail("BadRequest",
-			`"fieldViolations":[{"field":"audience_members","description":"Too many.","reason":"TOO_MANY_AUDIENCE_MEMBERS"}]`)),
-		Forbidden: fault(403, "PERMISSION_DENIED", detail("ErrorInfo", `"reason":"PERMISSION_DENIED","domain":"datamanager.googleapis.com"`)),
-		Missing: fault(400, "INVALID_ARGUMENT", detail("BadRequest",
-			`"fieldViolations":[{"field":"destinations[0].product_destination_id","description":"No.","reason":"INVALID_USER_LIST_ID"}]`)),
-		Passing: []Fault{
-			fault(409, "ABORTED"), fault(500, "INTERNAL"), fault(503, "UNAVAILABLE"), fault(504, "DEADLINE_EXCEEDED"),
-			{Status: 200, Body: page},
-		},
-	}
 }
 
 // Kinds of keys.
@@ -281,7 +167,7 @@ var googleKeyType = map[string]string{"user_data": "CONTACT_ID", "mobile_ids": "
 var googleEurope = []string{"AT", "BE", "DE", "ES", "FR", "GB", "IE", "IT", "NL", "PL", "SE"}
 
 // recognise says what Google knows a person by.
-func (g *Google) recognise(p activation.Person) Recognised {
+func (o GoogleOptions) recognise(p activation.Person) Recognised {
 	is := Recognised{Mistakes: map[Key]string{}}
 	learn := func(kind, text string, others map[string]string) {
 		is.Keys = append(is.Keys, Key{kind, Hex(text)})
@@ -290,7 +176,7 @@ func (g *Google) recognise(p activation.Person) Recognised {
 		}
 	}
 	country := p.Text("country")
-	switch g.options.Data {
+	switch o.Data {
 	case "mobile_ids":
 		if id := p.Text("gaid"); id != "" {
 			is.Keys = append(is.Keys, Key{googleMobile, strings.ToLower(id)})
@@ -305,8 +191,8 @@ func (g *Google) recognise(p activation.Person) Recognised {
 		return is
 	}
 	for _, raw := range p.Identified("email") {
-		for _, text := range g.emails(raw) {
-			learn(googleEmail, text, googleEmailMistakes(raw, g.emails(raw)))
+		for _, text := range o.emails(raw) {
+			learn(googleEmail, text, googleEmailMistakes(raw, o.emails(raw)))
 		}
 	}
 	for _, raw := range p.Identified("phone") {
@@ -316,13 +202,13 @@ func (g *Google) recognise(p activation.Person) Recognised {
 	}
 	given, family, postal := p.Text("first_name"), p.Text("last_name"), p.Text("zip")
 	if given != "" && family != "" && postal != "" && country != "" {
-		g.learnAddress(&is, given, family, country, postal)
+		learnGoogleAddress(&is, given, family, country, postal)
 	}
 	return is
 }
 
-// learnAddress adds an address, and what is often made of it.
-func (g *Google) learnAddress(is *Recognised, given, family, country, postal string) {
+// learnGoogleAddress adds an address, and what is often made of it.
+func learnGoogleAddress(is *Recognised, given, family, country, postal string) {
 	first := strings.ToLower(strings.TrimSpace(given))
 	for _, title := range []string{"mr. ", "mrs. ", "ms. ", "dr. "} {
 		first = strings.TrimPrefix(first, title)
@@ -344,7 +230,7 @@ func (g *Google) learnAddress(is *Recognised, given, family, country, postal str
 }
 
 // emails returns the forms in which an address counts.
-func (g *Google) emails(raw string) []string {
+func (o GoogleOptions) emails(raw string) []string {
 	text := strings.ToLower(strings.TrimSpace(raw))
 	at := strings.LastIndex(text, "@")
 	if domain := text[at+1:]; domain != "gmail.com" && domain != "googlemail.com" {
@@ -352,7 +238,7 @@ func (g *Google) emails(raw string) []string {
 	}
 	local := strings.ReplaceAll(text[:at], ".", "")
 	plain, _, tagged := strings.Cut(local, "+")
-	if tagged && g.options.GmailTags == "both" {
+	if tagged && o.GmailTags == "both" {
 		return []string{plain + text[at:], local + text[at:]}
 	}
 	return []string{plain + text[at:]}
@@ -407,215 +293,45 @@ func (g *Google) work() {
 	g.Forget(g.Steady().Add(-g.TTL()))
 }
 
-// googleRefusal is an answer that is none.
-type googleRefusal struct {
-	status             int
-	code               string
-	field, reason, why string
-}
-
-func (e *googleRefusal) write(w http.ResponseWriter) {
-	w.Header().Set("Content-Type", "application/json; charset=UTF-8")
-	w.WriteHeader(e.status)
-	violations := ""
-	if e.field != "" {
-		violations = fmt.Sprintf(`,{"@type":"type.googleapis.com/google.rpc.BadRequest","fieldViolations":[{"field":%q,"description":%q,"reason":%q}]}`,
-			e.field, e.why, e.reason)
-	}
-	fmt.Fprintf(w, `{"error":{"code":%d,"message":%q,"status":%q,"details":[`+
-		`{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":%q,"domain":"datamanager.googleapis.com","metadata":{"requestId":"t-1"}}%s]}}`,
-		e.status, e.why, e.code, e.code, violations)
-}
-
-// invalid is a refusal that is also a violation.
-func (g *Google) invalid(field, reason, format string, args ...any) *googleRefusal {
-	why := fmt.Sprintf(format, args...)
-	g.Violate("%s: %s: %s", field, reason, why)
-	return &googleRefusal{400, "INVALID_ARGUMENT", field, reason, why}
-}
-
 func (g *Google) handle(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		return
-	}
-	if r.URL.Path == "/token" {
-		g.giveToken(w, r, body)
-		return
-	}
-	g.Inspect(r, body)
-	if members, err := readGoogleMembers(body); err == nil && members.Destinations != nil {
-		defer g.Occupy(members.Destinations[0].List, strings.HasSuffix(r.URL.Path, ":ingest"), members.keys()...)()
+	begin := func(body []byte) (end func()) {
+		members, err := readGoogleMembers(body)
+		if err != nil || members.Destinations == nil {
+			return func() {}
+		}
+		end = g.Occupy(members.Destinations[0].List, strings.HasSuffix(r.URL.Path, ":ingest"), members.keys()...)
 		time.Sleep(time.Millisecond) // for whoever comes too early
+		return end
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.work()
-	if refusal := g.admit(r); refusal != nil {
-		refusal.write(w)
-		return
-	}
-	var answer string
-	var refusal *googleRefusal
-	switch path := r.URL.Path; {
-	case r.Method == http.MethodPost && path == "/v1/audienceMembers:ingest":
-		answer, refusal = g.members(w, body, true)
-	case r.Method == http.MethodPost && path == "/v1/audienceMembers:remove":
-		answer, refusal = g.members(w, body, false)
-	case r.Method == http.MethodGet && path == "/v1/requestStatus:retrieve":
-		answer, refusal = g.tell(r.URL.Query())
-	case strings.HasPrefix(path, "/v1/accountTypes/"):
-		answer, refusal = g.userLists(r, body)
-	default:
-		g.Violate("%s %s is not known", r.Method, path)
-		refusal = &googleRefusal{status: 404, code: "NOT_FOUND", why: "Not found."}
-	}
-	if refusal != nil {
-		refusal.write(w)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json; charset=UTF-8")
-	io.WriteString(w, answer)
-}
-
-// admit checks who asks, and how often.
-func (g *Google) admit(r *http.Request) *googleRefusal {
-	unauthenticated := &googleRefusal{status: 401, code: "UNAUTHENTICATED", why: "Request had invalid authentication credentials."}
-	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	switch {
-	case !ok || token == "":
-		g.Violate("%s came without a token", r.URL.Path)
-		return unauthenticated
-	case g.revoked:
-		if g.refused++; g.refused > 16 { // what was under way
-			g.Violate("requests go on although the grant was refused")
+	g.serve(w, r, begin, func(body []byte) (string, *googleRefusal) {
+		g.work()
+		switch path := r.URL.Path; {
+		case r.Method == http.MethodPost && path == "/v1/audienceMembers:ingest":
+			return g.members(w, body, true)
+		case r.Method == http.MethodPost && path == "/v1/audienceMembers:remove":
+			return g.members(w, body, false)
+		case r.Method == http.MethodGet && path == "/v1/requestStatus:retrieve":
+			return g.tell(r.URL.Query())
+		case strings.HasPrefix(path, "/v1/accountTypes/"):
+			return g.userLists(r, body)
+		default:
+			return "", g.unknown(r)
 		}
-		return unauthenticated
-	case token != g.token || !g.Steady().Before(g.ends):
-		if g.dead[token]++; g.dead[token] > 8 && !g.Skewed() { // what was under way may use it once each
-			g.Violate("a token that has ended goes on being used")
-		}
-		return unauthenticated
-	}
-	now := g.Steady()
-	g.asked = slices.DeleteFunc(g.asked, func(at time.Time) bool { return now.Sub(at) >= time.Minute })
-	if len(g.asked) >= 300 {
-		g.NotBefore(time.Second)
-		return &googleRefusal{status: 429, code: "RESOURCE_EXHAUSTED", why: "Quota exceeded."}
-	}
-	g.asked = append(g.asked, now)
-	return nil
-}
-
-func (g *Google) giveToken(w http.ResponseWriter, r *http.Request, body []byte) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	refuse := func(code string) {
-		w.WriteHeader(http.StatusBadRequest)
-		fmt.Fprintf(w, `{"error":%q,"error_description":"Token has been expired or revoked."}`, code)
-	}
-	form, err := url.ParseQuery(string(body))
-	if err != nil || r.Method != http.MethodPost || r.Header.Get("Content-Type") != "application/x-www-form-urlencoded" {
-		g.Violate("a token was not asked for with a form")
-		refuse("invalid_request")
-		return
-	}
-	if g.revoked {
-		refuse("invalid_grant")
-		return
-	}
-	want := url.Values{
-		"client_id": {"4711-shop.apps.googleusercontent.com"}, "client_secret": {"GOCSPX-secret-of-ours"},
-		"refresh_token": {"1//refresh-token-of-ours"}, "grant_type": {"refresh_token"},
-	}
-	if g.options.ServiceAccount {
-		if err := g.checkAssertion(form.Get("assertion")); err != nil {
-			g.Violate("the assertion is no good: %v", err)
-			refuse("invalid_grant")
-			return
-		}
-		want = url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"}, "assertion": {form.Get("assertion")}}
-	}
-	if form.Encode() != want.Encode() {
-		g.Violate("a token was asked for with another form than there is")
-		refuse("invalid_request")
-		return
-	}
-	g.tokens++
-	g.token, g.ends = fmt.Sprintf("ya29.token-%d", g.tokens), g.Steady().Add(tokenLife)
-	fmt.Fprintf(w, `{"access_token":%q,"expires_in":%d,"scope":%q,"token_type":"Bearer"}`, g.token, int(tokenLife.Seconds())-1, googleScope)
-}
-
-// checkAssertion reads a JSON web token by hand.
-func (g *Google) checkAssertion(token string) error {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return errors.New("it has not three parts")
-	}
-	var raw [3][]byte
-	for i, part := range parts {
-		b, err := base64.RawURLEncoding.DecodeString(part)
-		if err != nil {
-			return err
-		}
-		raw[i] = b
-	}
-	var header struct{ Alg, Typ, Kid string }
-	var claims struct {
-		Iss, Scope, Aud string
-		Iat, Exp        int64
-	}
-	if err := errors.Join(googleStrict(raw[0], &header), googleStrict(raw[1], &claims)); err != nil {
-		return err
-	}
-	sum := sha256.Sum256([]byte(parts[0] + "." + parts[1]))
-	if err := rsa.VerifyPKCS1v15(&googleKey().PublicKey, crypto.SHA256, sum[:], raw[2]); err != nil {
-		return err
-	}
-	age := g.Now().Unix() - claims.Iat
-	switch {
-	case header.Alg != "RS256" || header.Kid != "key-id-0123456789":
-		return fmt.Errorf("its header is %+v", header)
-	case claims.Iss != "sender@shop.iam.gserviceaccount.com" || claims.Scope != googleScope || claims.Aud != g.URL+"/token":
-		return fmt.Errorf("it claims %+v", claims)
-	case age < -60 || age > 300 || claims.Exp-claims.Iat > 3600:
-		return fmt.Errorf("it is %d s old and lasts %d s", age, claims.Exp-claims.Iat)
-	}
-	return nil
-}
-
-// googleStrict reads JSON whose members are known by their exact names.
-func googleStrict(b []byte, into any) error {
-	return json.Unmarshal(b, into, json.RejectUnknownMembers(true), json.MatchCaseInsensitiveNames(true))
+	})
 }
 
 // googleMembers is the body of audienceMembers:ingest and :remove.
 type googleMembers struct {
-	Destinations []struct {
-		Reference string        `json:"reference"`
-		Operating googleProduct `json:"operatingAccount"`
-		Login     googleProduct `json:"loginAccount"`
-		List      string        `json:"productDestinationId"`
-	} `json:"destinations"`
-	Rows     []googleRow     `json:"audienceMembers"`
-	Encoding string          `json:"encoding"`
-	Validate bool            `json:"validateOnly"`
-	Terms    *googleTerms    `json:"termsOfService"`
-	Consent  *googleConsents `json:"consent"`
+	Destinations []googleDestination `json:"destinations"`
+	Rows         []googleRow         `json:"audienceMembers"`
+	Encoding     string              `json:"encoding"`
+	Validate     bool                `json:"validateOnly"`
+	Terms        *googleTerms        `json:"termsOfService"`
+	Consent      *googleConsents     `json:"consent"`
 }
 
 type googleTerms struct {
 	Status string `json:"customerMatchTermsOfServiceStatus"`
-}
-
-type googleProduct struct {
-	Type string `json:"accountType"`
-	ID   string `json:"accountId"`
-}
-
-type googleConsents struct {
-	UserData        string `json:"adUserData"`
-	Personalization string `json:"adPersonalization"`
 }
 
 type googleRow struct {
@@ -630,19 +346,6 @@ type googleRow struct {
 		ID string `json:"userId"`
 	} `json:"userIdData"`
 	Consent *googleConsents `json:"consent"`
-}
-
-type googleIdentifier struct {
-	Email   string       `json:"emailAddress"`
-	Phone   string       `json:"phoneNumber"`
-	Address *googlePlace `json:"address"`
-}
-
-type googlePlace struct {
-	Given  string `json:"givenName"`
-	Family string `json:"familyName"`
-	Region string `json:"regionCode"`
-	Postal string `json:"postalCode"`
 }
 
 func readGoogleMembers(body []byte) (m googleMembers, err error) {
@@ -663,14 +366,8 @@ func (m googleMembers) keys() (keys []Key) {
 func (r googleRow) keys() (keys []Key) {
 	if r.UserData != nil {
 		for _, id := range r.UserData.IDs {
-			switch {
-			case id.Email != "":
-				keys = append(keys, Key{googleEmail, id.Email})
-			case id.Phone != "":
-				keys = append(keys, Key{googlePhone, id.Phone})
-			case id.Address != nil:
-				a := id.Address
-				keys = append(keys, Key{googleAddress, strings.Join([]string{a.Given, a.Family, a.Region, a.Postal}, "|")})
+			if k := id.key(); k != (Key{}) {
+				keys = append(keys, k)
 			}
 		}
 	}
@@ -703,7 +400,7 @@ func (g *Google) members(w http.ResponseWriter, body []byte, add bool) (string, 
 	if refusal != nil {
 		return "", refusal
 	}
-	job := &googleJob{at: g.Steady(), add: add, list: list.id}
+	job := &googleJob{googleRequest: g.request(w), add: add, list: list.id}
 	for i, row := range m.Rows {
 		field := fmt.Sprintf("audience_members.audience_members[%d]", i)
 		if refusal := g.row(field, data, m, row, add); refusal != nil {
@@ -725,8 +422,6 @@ func (g *Google) members(w http.ResponseWriter, body []byte, add bool) (string, 
 	}
 	g.serial++
 	id := fmt.Sprintf("request-%d", g.serial)
-	_, lost := w.(*discard)
-	job.answered = !lost
 	g.jobs[id], g.pending = job, append(g.pending, id)
 	return fmt.Sprintf(`{"requestId":%q}`, id), nil
 }
@@ -735,27 +430,14 @@ func (r googleRow) granted(of *googleConsents) bool {
 	if r.Consent != nil {
 		of = r.Consent
 	}
-	return of != nil && of.UserData == "CONSENT_GRANTED" && of.Personalization == "CONSENT_GRANTED"
+	return of.granted()
 }
 
 // destination checks where a request goes.
 func (g *Google) destination(m googleMembers) (*googleList, *googleRefusal) {
-	if len(m.Destinations) > 10 {
-		return nil, g.invalid("destinations", "TOO_MANY_DESTINATIONS", "%d destinations", len(m.Destinations))
-	}
-	seen := map[string]bool{}
-	for _, d := range m.Destinations {
-		if seen[d.Reference] {
-			return nil, g.invalid("destinations", "DUPLICATE_DESTINATION_REFERENCE", "%q is there twice", d.Reference)
-		}
-		seen[d.Reference] = true
-	}
-	if len(m.Destinations) != 1 {
-		return nil, g.invalid("destinations", "REQUIRED_FIELD_MISSING", "%d destinations, want 1", len(m.Destinations))
-	}
-	d := m.Destinations[0]
-	if d.Operating != (googleProduct{"GOOGLE_ADS", googleAccount}) || d.Login != (googleProduct{"GOOGLE_ADS", googleManager}) {
-		return nil, g.invalid("destinations[0].operating_account", "INVALID_DESTINATION", "%v for %v", d.Login, d.Operating)
+	d, refusal := g.one(m.Destinations, "GOOGLE_ADS")
+	if refusal != nil {
+		return nil, refusal
 	}
 	i := slices.IndexFunc(g.lists, func(l *googleList) bool { return l.id == d.List })
 	if i < 0 {
@@ -803,20 +485,11 @@ func (g *Google) frame(m googleMembers, add bool, list *googleList) (data string
 
 // row checks the form of one row.
 func (g *Google) row(field, data string, m googleMembers, r googleRow, add bool) *googleRefusal {
-	for _, ref := range r.References {
-		if ref != m.Destinations[0].Reference {
-			return g.invalid(field+".destination_references", "INVALID_DESTINATION", "%q is no destination", ref)
-		}
+	if refusal := g.addressed(field, m.Destinations[0], r.References, r.Consent); refusal != nil {
+		return refusal
 	}
-	if r.Consent != nil {
-		for _, s := range []string{r.Consent.UserData, r.Consent.Personalization} {
-			if s != "" && s != "CONSENT_GRANTED" && s != "CONSENT_DENIED" {
-				return g.invalid(field+".consent", "INVALID_ENUM_VALUE", "%q is no consent", s)
-			}
-		}
-		if !add {
-			g.Violate("%s has a consent although it is to be removed", field)
-		}
+	if r.Consent != nil && !add {
+		g.Violate("%s has a consent although it is to be removed", field)
 	}
 	keys := r.keys()
 	if len(keys) == 0 {
@@ -847,45 +520,7 @@ func (g *Google) row(field, data string, m googleMembers, r googleRow, add bool)
 	return nil
 }
 
-var (
-	googleDevice = regexp.MustCompile(`^(?i:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$`)
-	googleRegion = regexp.MustCompile(`^[A-Z]{2}$`)
-	googleHashed = regexp.MustCompile(`^(?i:[0-9a-f]{32,})$`)
-)
-
-func (g *Google) identifier(field string, id googleIdentifier) *googleRefusal {
-	given := 0
-	for _, is := range []bool{id.Email != "", id.Phone != "", id.Address != nil} {
-		if is {
-			given++
-		}
-	}
-	if given != 1 {
-		return g.invalid(field, "REQUIRED_FIELD_MISSING", "%d of email, phone and address, want one", given)
-	}
-	hashes := []string{id.Email + id.Phone}
-	if a := id.Address; a != nil {
-		hashes = []string{a.Given, a.Family}
-		switch {
-		case a.Given == "" || a.Family == "" || a.Region == "" || a.Postal == "":
-			return g.invalid(field, "REQUIRED_FIELD_MISSING", "the address is not whole")
-		case !googleRegion.MatchString(a.Region):
-			return g.invalid(field+".address.region_code", "INVALID_FORMAT", "%.12q is no region", a.Region)
-		case googleHashed.MatchString(a.Postal):
-			return g.invalid(field+".address.postal_code", "INVALID_POSTAL_CODE", "the postal code is hashed")
-		}
-	}
-	for _, h := range hashes {
-		b, err := hex.DecodeString(h)
-		switch {
-		case err != nil:
-			return g.invalid(field, "INVALID_HEX_ENCODING", "%.12q is not in hexadecimal digits", h)
-		case len(b) != 32:
-			return g.invalid(field, "INVALID_SHA256_FORMAT", "%.12q is no SHA-256", h)
-		}
-	}
-	return nil
-}
+var googleDevice = regexp.MustCompile(`^(?i:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$`)
 
 // tell says what became of a request.
 func (g *Google) tell(query url.Values) (string, *googleRefusal) {
@@ -894,16 +529,7 @@ func (g *Google) tell(query url.Values) (string, *googleRefusal) {
 	if j == nil || len(query) != 1 {
 		return "", g.invalid("request_id", "INVALID_REQUEST_ID", "request %q is not known", id)
 	}
-	since := j.at
-	if !j.polled.IsZero() {
-		since = j.polled
-	}
-	if d := g.Steady().Sub(since); d < 30*time.Second {
-		if j.hasty++; j.hasty > 3 { // who was stopped while asking may ask again
-			g.Violate("the status of a request was asked for after %v", d)
-		}
-	}
-	j.polled = g.Steady()
+	g.poll(&j.googleRequest)
 	destination := fmt.Sprintf(`"destination":{"reference":"list","productDestinationId":%q}`, j.list)
 	if !j.done {
 		return `{"requestStatusPerDestination":[{` + destination + `,"requestStatus":"PROCESSING"}]}`, nil
