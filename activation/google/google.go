@@ -1,5 +1,5 @@
 // Package google keeps Customer Match lists of Google Ads and Display & Video 360 equal to segments, through the Data
-// Manager API.
+// Manager API. It tells Google Ads, Floodlight and Google Analytics of events, too: see [Conversions].
 //
 //	Encode ──► audienceMembers:ingest, :remove ──► a request id
 //	                                                  │ half an hour
@@ -25,6 +25,8 @@ const (
 	pollEvery   = 30 * time.Minute // the guide "Diagnostics" asks for so long before the first time
 	pollFor     = 24 * time.Hour
 )
+
+var rates = []activation.Rate{{Requests: 300, Per: time.Minute}, {Requests: 100_000, Per: 24 * time.Hour}}
 
 // Partner speaks the Data Manager API. Make one with [New].
 type Partner struct {
@@ -61,7 +63,7 @@ func (*Partner) Limits(t activation.Target) activation.Limits {
 		Members: cfg.batch(), Concurrency: concurrency, Timeout: timeout, Linger: activation.DefaultLinger,
 		NeedsAudience: true,
 		Account:       sec.project(),
-		Rates:         []activation.Rate{{Requests: 300, Per: time.Minute}, {Requests: 100_000, Per: 24 * time.Hour}},
+		Rates:         rates,
 		TTL:           cfg.membership(),
 		PollEvery:     pollEvery,
 		PollFor:       pollFor,

@@ -15,10 +15,17 @@ import (
 // Send implements [activation.Partner]. Google refuses a request as a whole for the sake of one row, and says which: that
 // one is dropped, and the others are sent again.
 func (p *Partner) Send(ctx context.Context, to activation.Target, m activation.Message) activation.Outcome {
-	var answer struct {
-		RequestID string `json:"requestId"`
-	}
-	o := p.deliver(ctx, to, m, &answer)
+	var answer accepted
+	return answer.receipt(p.deliver(ctx, to, m, &answer))
+}
+
+// accepted is what Google answers when it has taken a request in.
+type accepted struct {
+	RequestID string `json:"requestId"`
+}
+
+// receipt puts what to ask for into an outcome that is well.
+func (answer *accepted) receipt(o activation.Outcome) activation.Outcome {
 	if o.Class != activation.OK {
 		return o
 	}
@@ -30,11 +37,14 @@ func (p *Partner) Send(ctx context.Context, to activation.Target, m activation.M
 	return o
 }
 
-// Validate implements [activation.Validator]. What Encode makes is an object, which gets one member more.
+// Validate implements [activation.Validator].
 func (p *Partner) Validate(ctx context.Context, to activation.Target, m activation.Message) activation.Outcome {
-	m.Body = append([]byte(`{"validateOnly":true,`), m.Body[1:]...)
+	m.Body = validateOnly(m.Body)
 	return p.deliver(ctx, to, m, nil)
 }
+
+// validateOnly has a request checked, and not carried out. Its body is an object, which gets one member more.
+func validateOnly(body []byte) []byte { return append([]byte(`{"validateOnly":true,`), body[1:]...) }
 
 // Draft implements [activation.Drafter]: a destination that has no access token yet sends nothing that could be caught.
 func (*Partner) Draft(to activation.Target, m activation.Message) ([]activation.Draft, error) {
@@ -42,8 +52,12 @@ func (*Partner) Draft(to activation.Target, m activation.Message) ([]activation.
 	if err != nil {
 		return nil, fmt.Errorf("read settings: %w", err)
 	}
-	r := delivery(m).request(cfg.apiURL(), sec)
-	return []activation.Draft{{Method: r.Method, URL: r.URL, Header: r.Header, Body: r.Body}}, nil
+	return delivery(m).draft(cfg.apiURL(), sec), nil
+}
+
+func (c call) draft(api string, sec secrets) []activation.Draft {
+	r := c.request(api, sec)
+	return []activation.Draft{{Method: r.Method, URL: r.URL, Header: r.Header, Body: r.Body}}
 }
 
 // Test implements [activation.Partner]: it looks for a list, for which everything has to be right that a list to be made

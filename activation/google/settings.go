@@ -20,6 +20,12 @@ const (
 	userIDs   = "user_ids"   // the customer's own ids
 )
 
+// Where Google is, unless a destination says otherwise.
+const (
+	apiURL   = "https://datamanager.googleapis.com"
+	tokenURL = "https://oauth2.googleapis.com/token"
+)
+
 // Config is what a destination's config holds.
 type Config struct {
 	// The account whose lists they are, of Google Ads unless it says otherwise.
@@ -49,9 +55,8 @@ func (c Config) accountType() string      { return cmp.Or(c.AccountType, "GOOGLE
 func (c Config) loginAccountType() string { return cmp.Or(c.LoginAccountType, "GOOGLE_ADS") }
 func (c Config) data() string             { return cmp.Or(c.Data, userData) }
 func (c Config) batch() int               { return cmp.Or(c.Batch, 5000) }
-func (c Config) apiURL() string           { return cmp.Or(c.APIURL, "https://datamanager.googleapis.com") }
-
-func (c Config) tokenURL() string { return cmp.Or(c.TokenURL, "https://oauth2.googleapis.com/token") }
+func (c Config) apiURL() string           { return cmp.Or(c.APIURL, apiURL) }
+func (c Config) tokenURL() string         { return cmp.Or(c.TokenURL, tokenURL) }
 
 func (c Config) membership() time.Duration {
 	return time.Duration(cmp.Or(c.MembershipDays, 540)) * 24 * time.Hour

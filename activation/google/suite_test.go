@@ -33,6 +33,27 @@ func TestServiceAccountSuite(t *testing.T) {
 	partnertest.Run(t, s)
 }
 
+func eventSubject(o partnertest.GoogleEventsOptions) partnertest.EventSubject {
+	return partnertest.EventSubject{New: func(t testing.TB) (activation.EventPartner, partnertest.EventFake) {
+		client := activation.NewClient(private)
+		t.Cleanup(client.CloseIdleConnections)
+		return google.NewConversions(client, private), partnertest.NewGoogleEvents(t, o)
+	}}
+}
+
+func TestEventSuite(t *testing.T) {
+	t.Parallel()
+	partnertest.RunEvents(t, eventSubject(partnertest.GoogleEventsOptions{}))
+}
+
+// At a Floodlight activity, with the credential of a service account, and orders known by their own ids.
+func TestFloodlightEventSuite(t *testing.T) {
+	t.Parallel()
+	s := eventSubject(partnertest.GoogleEventsOptions{ServiceAccount: true, AccountType: "FLOODLIGHT_CONFIG", OrderIDs: true})
+	s.Brief = true
+	partnertest.RunEvents(t, s)
+}
+
 // A request that takes long is asked for until it is done; what Google tells of those it refused is kept.
 func TestWhatBecameOfARequestIsKept(t *testing.T) {
 	t.Parallel()
