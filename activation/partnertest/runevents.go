@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/mubatch/mubatch/activation"
@@ -162,7 +163,7 @@ func (s *eventStage) settle(t testing.TB) activation.EventSummary {
 func (s *eventStage) compare(t testing.TB) {
 	t.Helper()
 	got := slices.DeleteFunc(s.fake.Received(), func(id string) bool { return s.may[id] && !s.must[id] })
-	if diff := cmp.Diff(slices.Sorted(maps.Keys(s.must)), got); diff != "" {
+	if diff := cmp.Diff(slices.Sorted(maps.Keys(s.must)), got, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("the events that came (-want +got):\n%s", diff)
 	}
 	for _, v := range s.fake.Violations() {
