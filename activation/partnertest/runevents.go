@@ -244,7 +244,6 @@ func RunEvents(t *testing.T, s EventSubject) {
 			stage.order(t, 0, orders, true)
 			stage.bench.Dispatch(t, activation.DispatchConfig{})
 			stage.awaitPaused(t)
-			time.Sleep(300 * time.Millisecond) // what is under way would pause it again
 			stage.fake.Heal()
 			stage.resume(t)
 			stage.settle(t)

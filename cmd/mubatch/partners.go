@@ -18,6 +18,7 @@ func partners(cfg activation.Outbound) []activation.Partner {
 	client := activation.NewClient(cfg)
 	return []activation.Partner{
 		ga4.New(client, cfg),
+		google.NewConversions(client, cfg),
 		google.New(client, cfg),
 		linkedin.New(client, cfg),
 		meta.New(client, cfg),
