@@ -17,7 +17,7 @@ run: deps ## Start everything on private stores and show the demo, until Ctrl-C
 	@$(GO) run ./cmd/mubatch dev --demo
 
 test: deps ## Run every test against a real Postgres and Redis, started for the run
-	$(ON_STORES) $(GO) test $(RACE) ./...
+	$(ON_STORES) $(GO) test -timeout 30m $(RACE) ./...
 
 simulation: ## Run random histories and rules through the lanes' logic, with faults, against a naive fold and brute force
 	$(GO) test ./profiles -run 'TestTheStateIsAFunction|AgreeWithLookingAtEverything' -v
