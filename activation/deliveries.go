@@ -162,7 +162,7 @@ func (s *Store) Summaries(ctx context.Context, workspace int32, ref string) (map
 // reason.
 type FailureCount struct {
 	Segment int64
-	Status  string // failed, parked, unreachable, expired or forgotten (events only), pending (tried before, and to be tried again), or refused (the partner said how many, not who)
+	Status  string // failed, parked, unreachable, expired or forgotten (events only), pending (to be tried again, or waiting for somebody or for an audience), or refused (the partner said how many, not who)
 	Reason  string
 	Count   int64
 	Last    time.Time // when it last happened; of refused ones within the time that the ledger is kept
@@ -178,11 +178,20 @@ func (s *Store) Failures(ctx context.Context, workspace int32, ref string, segme
 	}
 	// A row that failed or was parked has the time of that as its next_at; for others it is the best that is known.
 	const query = `
-		SELECT segment_id, status, reason, count(*) AS n, least(max(next_at), now()), NULL::bigint AS subscription_id
-		FROM activations
-		WHERE lane BETWEEN 0 AND @lanes - 1 AND destination_id = @destination AND (@segment = 0 OR segment_id = @segment)
-			AND reason <> '' AND status IN ('failed', 'parked', 'unreachable', 'pending')
-		GROUP BY segment_id, status, reason
+		SELECT a.segment_id, a.status, r.reason, count(*) AS n, least(max(a.next_at), now()), NULL::bigint AS subscription_id
+		FROM destinations d
+		JOIN activations a ON a.lane BETWEEN 0 AND @lanes - 1 AND a.destination_id = d.id
+		LEFT JOIN destination_segments s ON s.destination_id = d.id AND s.segment_id = a.segment_id
+		CROSS JOIN LATERAL (
+			SELECT CASE
+				WHEN a.reason <> '' OR a.status <> 'pending' THEN a.reason
+				WHEN d.status <> 'active' THEN concat_ws(': ', 'the destination is ' || d.status, nullif(d.status_reason, ''))
+				WHEN s.ready_at > now() THEN concat_ws(': ', 'waits for the audience', nullif(s.audience_reason, ''))
+				ELSE '' END AS reason
+		) r
+		WHERE d.id = @destination AND (@segment = 0 OR a.segment_id = @segment)
+			AND a.status IN ('failed', 'parked', 'unreachable', 'pending') AND r.reason <> ''
+		GROUP BY a.segment_id, a.status, r.reason
 		UNION ALL
 		SELECT r.segment_id, 'refused', c.value ->> 'reason', sum((c.value ->> 'count')::bigint)::bigint, max(r.done_at), NULL
 		FROM activation_receipts r
@@ -224,8 +233,8 @@ type State struct {
 	Version   int64
 	Status    string // pending, claimed, accepted, settled, unreachable, parked or failed
 	Reason    string
-	Attempts  int // failed so far
-	NextAt    time.Time
+	Attempts  int        // failed so far
+	NextAt    *time.Time // nil if nothing is to be done, or not before something else has happened
 	ChangedAt time.Time
 	SentAt    *time.Time
 	MessageID string
@@ -258,7 +267,7 @@ func (s *Store) States(ctx context.Context, workspace int32, ref string, f State
 	}
 	const query = `
 		SELECT a.segment_id, a.profile_id, a.wanted, a.member, a.allowed, a.sent, a.version, a.status, a.reason, coalesce(b.attempts, 0),
-			a.next_at, a.changed_at, a.sent_at, a.message_id, a.cause
+			nullif(a.next_at, 'infinity'), a.changed_at, a.sent_at, a.message_id, a.cause
 		FROM activations a
 		LEFT JOIN activation_batches b ON b.lane = a.lane AND b.id = a.batch_id
 		WHERE a.lane = @lane AND a.destination_id = @destination

@@ -255,6 +255,7 @@ type Erased struct {
 	Destination int64
 	Segment     int64
 	Outcome     string // waiting, acknowledged, returned (the person has come back meanwhile) or destination_deleted
+	Reason      string // why it is still waited for
 	Status      int    // of HTTP; 0 if there was no answer, or nothing had to be said
 	At          *time.Time
 }
@@ -262,10 +263,22 @@ type Erased struct {
 // Erased returns what became of each destination and segment that held somebody who was forgotten.
 func (s *Store) Erased(ctx context.Context, erasure int64) ([]Erased, error) {
 	const query = `
-		SELECT destination_id, segment_id, outcome, status, at
-		FROM erasure_removes
-		WHERE erasure_id = @erasure
-		ORDER BY destination_id, segment_id, id`
+		SELECT r.destination_id, r.segment_id, r.outcome,
+			CASE
+				WHEN r.outcome <> 'waiting' THEN ''
+				WHEN d.status <> 'active' THEN concat_ws(': ', 'the destination is ' || d.status, nullif(d.status_reason, ''))
+				WHEN s.ready_at > now() THEN concat_ws(': ', 'waits for the audience', nullif(s.audience_reason, ''))
+				WHEN a.status = 'accepted' THEN 'the partner is working on it'
+				WHEN a.reason <> '' THEN a.reason
+				ELSE 'about to be removed' END,
+			r.status, r.at
+		FROM erasure_removes r
+		LEFT JOIN destinations d ON d.id = r.destination_id
+		LEFT JOIN destination_segments s ON s.destination_id = r.destination_id AND s.segment_id = r.segment_id
+		LEFT JOIN activations a ON a.lane = r.lane AND a.destination_id = r.destination_id AND a.segment_id = r.segment_id
+			AND a.profile_id = r.profile_id
+		WHERE r.erasure_id = @erasure
+		ORDER BY r.destination_id, r.segment_id, r.id`
 	rows, _ := s.db.Query(ctx, query, pgx.StrictNamedArgs{"erasure": erasure})
 	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Erased])
 	if err != nil {

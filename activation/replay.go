@@ -24,7 +24,8 @@ func (s *Store) Replay(ctx context.Context, workspace int32, ref string, r Repla
 	if err != nil {
 		return 0, err
 	}
-	// Those who are neither wanted nor were ever sent are of no interest to the partner. A row that failed or was parked
+	// Those who are neither wanted nor were ever sent are of no interest to the partner. Of others it is not known any more
+	// what the partner has, unless nobody has ever been told of them. A row that failed or was parked
 	// has the time of that as its next_at.
 	const query = `
 		WITH chosen AS (
@@ -43,7 +44,9 @@ func (s *Store) Replay(ctx context.Context, workspace int32, ref string, r Repla
 			FOR UPDATE
 		)
 		UPDATE activations a
-		SET status = 'pending', sent = NULL, version = a.version + 1, batch_id = NULL, reason = '',
+		SET status = 'pending', version = a.version + 1,
+			sent = CASE WHEN a.sent = false AND a.sent_version = 0 AND a.sent_identifiers IS NULL THEN false END,
+			batch_id = NULL, reason = '',
 			next_at = greatest(now(), (
 				SELECT s.ready_at
 				FROM destination_segments s

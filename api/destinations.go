@@ -810,7 +810,7 @@ func showActivation(s activation.State) activationJSON {
 		Cause: causeJSON{Kind: s.Cause, MessageID: s.MessageID},
 	}
 	if s.Status == "pending" {
-		out.NextAt = unlessZero(s.NextAt)
+		out.NextAt = maybe(s.NextAt)
 	}
 	return out
 }

@@ -239,3 +239,41 @@ func TestWhatIsWrongAtADestination(t *testing.T) {
 	w.as(w.acme, "POST", base+"/resync", "").want(202)
 	w.as(w.acme, "PUT", base+"/segments/acme-buyers/audience", `{"audience":"a-1"}`).want(422, "unsupported")
 }
+
+// Whoever waits for an audience or for somebody to mend a destination is shown, with what for; and a full synchronisation does
+// not make it unknown what was never sent.
+func TestWhoWaitsIsShown(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var destination, segment int64
+	fmt.Sscanf(w.acme.things["destination"], "dst_%d", &destination)
+	fmt.Sscanf(w.acme.things["segment"], "seg_%d", &segment)
+	insert := func(user string, allowed bool, status, next string) {
+		p := w.person(w.acme, person{user: user, lastSeen: at(1)})
+		w.exec(`INSERT INTO activations (lane, destination_id, segment_id, profile_id, generation, member, allowed, wanted, version, sent, status, next_at, changed_at, message_id, cause)
+			VALUES ($1, $2, $3, $4, 1, true, $5, $5, 1, false, $6, $7::timestamptz, now(), 'm', 'event')`, p.Lane(lanes), destination, segment, p, allowed, status, next)
+	}
+	insert("waits", true, "pending", "infinity")
+	insert("denied", false, "settled", "infinity")
+	base := "/api/v1/destinations/acme-crm"
+	got := w.as(w.acme, "GET", base+"/activations", "").want(200)
+	if got.len("data") != 2 || string(got.at("data", 0, "next_at")) != "null" || string(got.at("data", 1, "next_at")) != "null" {
+		t.Errorf("activations: %s", got.Body)
+	}
+	for state, want := range map[string]string{
+		`UPDATE destination_segments SET ready_at = 'infinity', audience_reason = 'the connection was refused' WHERE destination_id = $1`: "waits for the audience: the connection was refused",
+		`UPDATE destinations SET status = 'paused', status_reason = 'the credential was refused' WHERE id = $1`:                           "the destination is paused: the credential was refused",
+	} {
+		w.exec(`UPDATE destination_segments SET ready_at = now(), audience_reason = '' WHERE destination_id = $1`, destination)
+		w.exec(`UPDATE destinations SET status = 'active', status_reason = '' WHERE id = $1`, destination)
+		w.exec(state, destination)
+		got := w.as(w.acme, "GET", base+"/failures", "").want(200)
+		if got.len("data") != 1 || got.str("data", 0, "reason") != want || got.str("data", 0, "status") != "pending" || string(got.at("data", 0, "count")) != "1" {
+			t.Errorf("failures: %s, want %q", got.Body, want)
+		}
+	}
+	w.as(w.acme, "POST", base+"/resync", "").want(202)
+	if got := w.as(w.acme, "GET", base+"/summary", "").want(200); string(got.at("unknown")) != "0" {
+		t.Errorf("after a synchronisation: %s", got.Body)
+	}
+}

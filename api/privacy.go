@@ -65,6 +65,7 @@ type releaseJSON struct {
 	DestinationID string     `json:"destination_id"`
 	SegmentID     string     `json:"segment_id"`
 	Outcome       string     `json:"outcome"`
+	Reason        string     `json:"reason"`
 	HTTPStatus    int        `json:"http_status"`
 	At            *timestamp `json:"at"`
 }
@@ -81,7 +82,7 @@ func showProof(e profiles.Erasure, held []activation.Erased) (proofJSON, error) 
 	}
 	for _, h := range held {
 		out.Destinations = append(out.Destinations, releaseJSON{
-			formatID(destinationID, h.Destination), formatID(segmentID, h.Segment), h.Outcome, h.Status, maybe(h.At),
+			formatID(destinationID, h.Destination), formatID(segmentID, h.Segment), h.Outcome, h.Reason, h.Status, maybe(h.At),
 		})
 	}
 	plain, err := json.Marshal(out, json.Deterministic(true))
