@@ -144,7 +144,7 @@ func (p *Profile) sameFacts(before *Profile) bool {
 	return slices.EqualFunc(p.Fragments, before.Fragments, func(f, g Fragment) bool {
 		return f.Key == g.Key && f.Identifier == g.Identifier &&
 			slices.EqualFunc(f.Traits, g.Traits, func(a, b Trait) bool { return a.Stamp == b.Stamp && a.Name == b.Name && bytes.Equal(a.Value, b.Value) }) &&
-			slices.EqualFunc(f.Consent, g.Consent, func(a, b Consent) bool { return a.Purpose == b.Purpose && a.Granted == b.Granted }) &&
+			slices.EqualFunc(f.Consent, g.Consent, func(a, b Consent) bool { return a == b }) &&
 			slices.EqualFunc(f.Identifiers, g.Identifiers, func(a, b Known) bool { return a.Identifier == b.Identifier })
 	})
 }
