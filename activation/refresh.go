@@ -1,6 +1,7 @@
 package activation
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -66,7 +67,7 @@ func (r *refresher) try(ctx context.Context, t served, refused bool) (o Outcome,
 		WHERE id = @id AND secrets_version = @secrets AND refresh_until < now()`
 	const commit = `
 		UPDATE destinations
-		SET config = @config::text::jsonb, secrets = @sealed, secrets_version = secrets_version + 1,
+		SET config = coalesce(@config::text::jsonb, config), secrets = @sealed, secrets_version = secrets_version + 1,
 			refreshed_at = CASE WHEN @refused THEN now() END,
 			token_expires_at = @expires, refresh_at = @refresh, refresh_claim = NULL, refresh_until = '-infinity'
 		WHERE id = @id AND refresh_claim = @claim AND secrets_version = @secrets`
@@ -110,11 +111,11 @@ func (r *refresher) try(ctx context.Context, t served, refused bool) (o Outcome,
 		return o, err
 	}
 	args := pgx.StrictNamedArgs{
-		"id": t.ID, "claim": token, "secrets": t.secrets, "config": string(fresh.Config),
+		"id": t.ID, "claim": token, "secrets": t.secrets, "config": nil,
 		"sealed": r.ring.Seal(secretsOf(t.Workspace, t.ID), fresh.Secrets), "expires": nil, "refresh": nil, "refused": refused,
 	}
-	if len(fresh.Config) == 0 {
-		args["config"] = string(t.Config)
+	if len(fresh.Config) > 0 && !bytes.Equal(fresh.Config, t.Config) { // else somebody may have changed it meanwhile
+		args["config"] = string(fresh.Config)
 	}
 	if !expires.IsZero() {
 		args["expires"] = expires

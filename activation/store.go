@@ -339,6 +339,7 @@ func (s *Store) Update(ctx context.Context, workspace int32, ref string, u Updat
 		}
 		if u.Config != nil || u.Secrets != nil {
 			settings := row.settings
+			row.given = len(u.Secrets) > 0
 			if u.Config != nil {
 				settings.Config = u.Config
 			}
@@ -379,6 +380,7 @@ func (s *Store) RotateSecret(ctx context.Context, workspace int32, ref string) (
 		if !ok {
 			return ErrUnsupported
 		}
+		row.given = true
 		if row.settings.Secrets, shown, err = rotator.Rotate(row.settings.Secrets, time.Now()); err != nil {
 			return err
 		}
@@ -418,6 +420,7 @@ type locked struct {
 	version   int64
 	partner   Partner
 	settings  Settings
+	given     bool // the secrets of settings are new: else a refresh under way may be about to replace those that are stored
 }
 
 func (s *Store) lock(ctx context.Context, tx pgx.Tx, id int64) (locked, error) {
@@ -453,9 +456,15 @@ func (s *Store) lock(ctx context.Context, tx pgx.Tx, id int64) (locked, error) {
 func (s *Store) save(ctx context.Context, tx pgx.Tx, row locked) error {
 	const query = `
 		UPDATE destinations
-		SET name = @name, config = @config::text::jsonb, secrets = @secrets, secrets_version = secrets_version + 1,
-			refreshed_at = NULL, token_expires_at = NULL, refresh_at = CASE WHEN @refreshes THEN now() END, refresh_claim = NULL,
-			linger = @linger, version = version + 1, updated_at = now()
+		SET refresh_at = CASE
+				WHEN @refreshes AND (@given OR config <> @config::text::jsonb) THEN now()
+				WHEN @refreshes THEN refresh_at END,
+			secrets          = CASE WHEN @given THEN @secrets ELSE secrets END,
+			secrets_version  = CASE WHEN @given THEN secrets_version + 1 ELSE secrets_version END,
+			refreshed_at     = CASE WHEN NOT @given THEN refreshed_at END,
+			token_expires_at = CASE WHEN NOT @given THEN token_expires_at END,
+			refresh_claim    = CASE WHEN NOT @given THEN refresh_claim END,
+			name = @name, config = @config::text::jsonb, linger = @linger, version = version + 1, updated_at = now()
 		WHERE id = @id`
 	limits := row.partner.Limits(Target{
 		ID: row.id, Workspace: row.workspace, Key: row.key, Name: row.name, Settings: row.settings,
@@ -463,8 +472,8 @@ func (s *Store) save(ctx context.Context, tx pgx.Tx, row locked) error {
 	_, refreshes := row.partner.(Refresher)
 	_, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{
 		"id": row.id, "name": row.name, "config": string(row.settings.Config), "linger": limits.Linger,
-		"refreshes": refreshes,
-		"secrets":   s.ring.Seal(secretsOf(row.workspace, row.id), row.settings.Secrets),
+		"refreshes": refreshes, "given": row.given,
+		"secrets": s.ring.Seal(secretsOf(row.workspace, row.id), row.settings.Secrets),
 	})
 	return err
 }
@@ -492,15 +501,23 @@ func (s *Store) Pause(ctx context.Context, workspace int32, ref, reason string) 
 	return s.setStatus(ctx, workspace, ref, "pause", query, pgx.StrictNamedArgs{"reason": reason})
 }
 
-// Resume has everything sent to a destination that waits for it, at once, whatever it waited for.
+// Resume has everything sent to a destination that waits for it, at once, whatever it waited for. For how long it has been
+// tried counts from now on.
 func (s *Store) Resume(ctx context.Context, workspace int32, ref string) (Destination, error) {
 	const query = `
 		UPDATE destinations
 		SET status = 'active', status_reason = '', blocked_until = '-infinity', version = version + 1, updated_at = now()
 		WHERE id = @id`
+	const anew = `
+		UPDATE activation_batches
+		SET created_at = now()
+		WHERE lane = ANY(@lanes::smallint[]) AND destination_id = @destination AND claim_token IS NULL`
 	d, err := s.setStatus(ctx, workspace, ref, "resume", query, pgx.StrictNamedArgs{})
 	if err != nil {
 		return Destination{}, err
+	}
+	if _, err := s.db.Exec(ctx, anew, pgx.StrictNamedArgs{"lanes": laneNumbers(s.lanes), "destination": d.ID}); err != nil {
+		return Destination{}, fmt.Errorf("have what waits for destination %q tried anew: %w", ref, err)
 	}
 	return d, hasten(ctx, s.db, s.lanes, d.ID)
 }
