@@ -201,13 +201,14 @@ func (q *queue) claim(ctx context.Context, lane int, l *line) (c *claim, again b
 
 func newMessageKey() string { return "msg_" + strings.ToLower(rand.Text()) }
 
-// audience reads which audience a claim is about. If there is none, or it is being changed, what is due of the segment is
-// put off.
+// audience reads which audience a claim is about, which does not change before the claim is made. If there is none, or it is
+// being changed, what is due of the segment is put off.
 func (q *queue) audience(ctx context.Context, tx pgx.Tx, c *claim) (ready bool, err error) {
 	const query = `
 		SELECT audience, ready_at <= now() AND NOT resetting, ready_at
 		FROM destination_segments
-		WHERE destination_id = @destination AND segment_id = @segment`
+		WHERE destination_id = @destination AND segment_id = @segment
+		FOR SHARE`
 	const putOff = `
 		WITH chosen AS (
 			SELECT a.profile_id, s.ready_at
@@ -220,7 +221,9 @@ func (q *queue) audience(ctx context.Context, tx pgx.Tx, c *claim) (ready bool, 
 			FOR UPDATE OF a SKIP LOCKED
 		)
 		UPDATE activations a
-		SET next_at = greatest(now() + interval '1 second', s.ready_at)
+		SET next_at = CASE
+			WHEN s.ready_at IS NULL THEN now() + interval '1 hour' -- the segment is none of the destination's
+			ELSE greatest(now() + interval '1 second', s.ready_at) END
 		FROM chosen s
 		WHERE a.lane = @lane AND a.destination_id = @destination AND a.segment_id = @segment
 			AND a.profile_id = s.profile_id`

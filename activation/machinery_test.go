@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -560,4 +561,110 @@ func TestAnAnswerThatConcernsNobodyIsTakenIn(t *testing.T) {
 	fake.Advance(2 * time.Minute)
 	b.Warp(t, 2*time.Minute)
 	partnertest.Eventually(t, 20*time.Second, "both answers are taken in", func() bool { return receipts(`IS NULL`) == 2 })
+}
+
+// failsOnce is a sample partner that could not work on the first message it took in, and is sure that it did not.
+type failsOnce struct {
+	*partnertest.Sample
+	polls, sends atomic.Int32
+}
+
+func (p *failsOnce) Poll(ctx context.Context, to activation.Target, receipt string) activation.Polled {
+	if p.polls.Add(1) == 1 {
+		return activation.Polled{Done: true, Outcome: activation.Outcome{Class: activation.Retry, Reason: "could not work on it"}}
+	}
+	return p.Sample.Poll(ctx, to, receipt)
+}
+
+func (p *failsOnce) Send(ctx context.Context, to activation.Target, m activation.Message) activation.Outcome {
+	p.sends.Add(1)
+	return p.Sample.Send(ctx, to, m)
+}
+
+// What a partner took in and then could not work on is sent again.
+func TestWhatWasTakenInAndFailedIsSentAgain(t *testing.T) {
+	t.Parallel()
+	sample, fake := newSample(t, partnertest.SampleOptions{Later: true})
+	p := &failsOnce{Sample: sample.(*partnertest.Sample)}
+	b := partnertest.NewBench(t, p)
+	b.Destination(t, "sample", "sample", fake.Settings(), vip)
+	fake.Seed(partnertest.Somebody(0))
+	b.World.Add(partnertest.Somebody(0))
+	b.Apply(t, change(0, true))
+	b.Dispatch(t, activation.DispatchConfig{})
+	for sent := int32(1); sent <= 2; sent++ {
+		partnertest.Eventually(t, 30*time.Second, "it is taken in", func() bool {
+			sum, err := b.Store.Summary(t.Context(), b.Workspace, "sample", 0)
+			return err == nil && sum.Accepted == 1 && p.sends.Load() >= sent
+		})
+		b.Warp(t, 2*time.Minute, fake)
+		partnertest.Eventually(t, 30*time.Second, "it is asked what became of it", func() bool { return p.polls.Load() >= sent })
+		b.Warp(t, time.Minute, fake)
+	}
+	if sum := b.Rest(t, "sample"); sum.Sent != 1 || sum.Drift != 0 {
+		t.Errorf("at rest the ledger says %+v", sum)
+	}
+	if n := len(fake.Members(partnertest.Audience{Segment: vip, ID: "aud-1"})); n != 1 {
+		t.Errorf("the partner holds %d people, want 1", n)
+	}
+}
+
+// Of a segment that is a destination's no more nothing is sent again.
+func TestNothingIsSentAgainOfWhatWasDetached(t *testing.T) {
+	t.Parallel()
+	b, fake := newSampleBench(t, partnertest.SampleOptions{})
+	for n := range 3 {
+		fake.Seed(partnertest.Somebody(n))
+		b.World.Add(partnertest.Somebody(n))
+		b.Apply(t, change(n, true))
+	}
+	stop := b.Dispatch(t, activation.DispatchConfig{})
+	b.Rest(t, "sample")
+	if err := b.Store.Detach(t.Context(), b.Workspace, "sample", vip); err != nil {
+		t.Fatal(err)
+	}
+	partnertest.Eventually(t, 30*time.Second, "the partner holds nobody", func() bool {
+		var n int
+		err := b.Pool.QueryRow(t.Context(), `SELECT count(*) FROM activations WHERE sent IS DISTINCT FROM false OR status <> 'settled'`).Scan(&n)
+		return err == nil && n == 0
+	})
+	stop()
+	b.Dispatch(t, activation.DispatchConfig{}) // it lets go at its beginning
+	partnertest.Eventually(t, 20*time.Second, "the segment is let go", func() bool {
+		var n int
+		err := b.Pool.QueryRow(t.Context(), `SELECT count(*) FROM destination_segments`).Scan(&n)
+		return err == nil && n == 0
+	})
+	n, err := b.Store.Replay(t.Context(), b.Workspace, "sample", activation.Replay{Everything: true})
+	if err != nil || n != 0 {
+		t.Errorf("Replay = %d, %v, want 0", n, err)
+	}
+}
+
+// A destination that is renamed while its token is refreshed keeps the token that it gets.
+func TestARenameDuringARefreshKeepsTheNewToken(t *testing.T) {
+	t.Parallel()
+	b, fake := newSampleBench(t, partnertest.SampleOptions{})
+	fake.Script(partnertest.Fault{
+		Delay: time.Second, Late: true, Match: func(r *http.Request) bool { return r.URL.Path == "/token" },
+	})
+	fake.Seed(partnertest.Somebody(0))
+	b.World.Add(partnertest.Somebody(0))
+	b.Apply(t, change(0, true))
+	b.Dispatch(t, activation.DispatchConfig{})
+	partnertest.Eventually(t, 20*time.Second, "the token is being refreshed", func() bool { return fake.Scripted() == 0 })
+	name := "another"
+	if _, err := b.Store.Update(t.Context(), b.Workspace, "sample", activation.Update{Name: &name}); err != nil {
+		t.Fatal(err)
+	}
+	b.Rest(t, "sample")
+	fake.Expire()
+	b.Apply(t, change(0, false))
+	b.Rest(t, "sample")
+	for _, v := range fake.Violations() {
+		t.Errorf("violation: %s", v)
+	}
+	if d, err := b.Store.Get(t.Context(), b.Workspace, "sample"); err != nil || d.Status != activation.Active {
+		t.Errorf("the destination is %s: %s, %v", d.Status, d.StatusReason, err)
+	}
 }

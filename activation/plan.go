@@ -48,10 +48,18 @@ func (d *Dispatcher) plan(ctx context.Context, l *line, c *claim) (p plan, err e
 		}
 	}
 	current, ends, err := d.queue.identify(ctx, l.target, l.limits, persons)
-	if err != nil {
+	// Who is to be removed needs nobody to be asked for names, and does not wait for those who do.
+	var unmapped *mapError
+	asking := errors.As(err, &unmapped) && slices.ContainsFunc(c.members, func(m claimed) bool { return !m.Wanted })
+	if err != nil && !asking {
 		return p, err
 	}
 	for _, m := range c.members {
+		if m.Wanted && asking {
+			wait := max(unmapped.outcome.Wait, time.Second)
+			p.results = append(p.results, result{claimed: m, status: pending, wait: min(wait, longestWait), reason: unmapped.outcome.Reason})
+			continue
+		}
 		person, known := persons[m.Profile]
 		person.ID = m.Profile
 		now := current[m.Profile]

@@ -162,13 +162,17 @@ func applyResults(ctx context.Context, tx pgx.Tx, c *claim, results []result, un
 	}
 	const known = `(r.identity < 0 OR a.identity = r.identity)` // the person's identity has not changed since the claim
 	const fresh = `(a.version = r.version AND ` + known + `)`   // nor has what is wanted
-	// An accepted remove is left alone until it is polled, whatever is wanted by now.
+	const demoted = `(r.status = 'demoted' AND ` + fresh + `)`
+	// An accepted remove is left alone until it is polled, whatever is wanted by now. Of what was accepted and did not end
+	// well in the end nobody knows what the partner has, unless it says.
 	const query = `
 		UPDATE activations a
 		SET sent         = CASE
 				WHEN r.status = 'settled' THEN r.entered
 				WHEN r.status = 'accepted' THEN nullif(r.entered, false)
 				WHEN r.status IN ('void', 'unreachable') THEN false
+				WHEN a.status = 'accepted' AND r.status = 'failed' AND r.entered AND NOT @unknown THEN false
+				WHEN a.status = 'accepted' AND r.status <> 'same' THEN NULL
 				WHEN r.status = 'same' OR NOT @unknown THEN a.sent END,
 			sent_version = CASE WHEN r.status IN ('settled', 'accepted') THEN r.version ELSE a.sent_version END,
 			sent_at      = CASE WHEN r.status IN ('settled', 'accepted') THEN now() ELSE a.sent_at END,
@@ -184,13 +188,13 @@ func applyResults(ctx context.Context, tx pgx.Tx, c *claim, results []result, un
 				WHEN r.status IN ('void', 'unreachable') THEN NULL
 				ELSE a.renew_at END,
 			member       = a.member,
-			allowed      = a.allowed AND r.status <> 'demoted',
-			wanted       = a.wanted AND r.status <> 'demoted',
-			version      = CASE WHEN r.status = 'demoted' AND a.wanted THEN a.version + 1 ELSE a.version END,
-			cause        = CASE WHEN r.status = 'demoted' AND a.wanted THEN 'consent' ELSE a.cause END,
-			message_id   = CASE WHEN r.status = 'demoted' AND a.wanted THEN '' ELSE a.message_id END,
+			allowed      = a.allowed AND NOT ` + demoted + `,
+			wanted       = a.wanted AND NOT ` + demoted + `,
+			version      = CASE WHEN ` + demoted + ` AND a.wanted THEN a.version + 1 ELSE a.version END,
+			cause        = CASE WHEN ` + demoted + ` AND a.wanted THEN 'consent' ELSE a.cause END,
+			message_id   = CASE WHEN ` + demoted + ` AND a.wanted THEN '' ELSE a.message_id END,
 			status       = CASE
-				WHEN r.status = 'demoted' AND a.sent = false AND a.sent_identifiers IS NULL THEN 'settled'
+				WHEN ` + demoted + ` AND a.sent = false AND a.sent_identifiers IS NULL THEN 'settled'
 				WHEN r.status = 'demoted' THEN 'pending'
 				WHEN r.status = 'accepted' AND NOT r.entered THEN 'accepted'
 				WHEN r.status IN ('settled', 'accepted') AND a.wanted = r.entered

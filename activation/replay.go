@@ -34,6 +34,10 @@ func (s *Store) Replay(ctx context.Context, workspace int32, ref string, r Repla
 			WHERE lane = @lane AND destination_id = @destination AND (segment_id, profile_id) > (@segment, @profile)
 				AND (@only = 0 OR segment_id = @only)
 				AND status NOT IN ('claimed', 'accepted')
+				AND EXISTS (
+					SELECT
+					FROM destination_segments s
+					WHERE s.destination_id = @destination AND s.segment_id = activations.segment_id)
 				AND CASE
 					WHEN @everything THEN wanted OR sent_version > 0
 					WHEN @from::timestamptz IS NULL THEN status IN ('parked', 'failed', 'unreachable')
