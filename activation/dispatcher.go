@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -107,11 +108,18 @@ func NewDispatcher(
 
 // Wake hints that there may be something to send or to fill. It never blocks; without it, work is found by polling.
 func (d *Dispatcher) Wake() {
-	for _, c := range []chan struct{}{d.wake, d.refill} {
-		select {
-		case c <- struct{}{}:
-		default:
-		}
+	d.look()
+	select {
+	case d.refill <- struct{}{}:
+	default:
+	}
+}
+
+// look hints that there may be something to send.
+func (d *Dispatcher) look() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -232,23 +240,32 @@ type due struct {
 // start finds the destinations and lanes in which something is due and starts workers, as many as each destination may
 // have and has work for.
 func (d *Dispatcher) start(ctx context.Context, workers *sync.WaitGroup) error {
+	// Each part looks at the first entry of an index, however much is due.
+	const (
+		people = `
+			(
+				SELECT 1
+				FROM activations
+				WHERE lane = l.lane::smallint AND destination_id = d.id AND status = 'pending' AND next_at <= now() AND rank = `
+		first = `
+				ORDER BY next_at
+				LIMIT 1)
+			UNION ALL`
+	)
 	const query = `
 		SELECT d.id, d.version, d.secrets_version, l.lane
 		FROM destinations d
 		CROSS JOIN generate_series(0, @lanes - 1) AS l (lane)
+		CROSS JOIN LATERAL (` + people + `0` + first + people + `1` + first + people + `2` + first + `
+			(
+				SELECT 1
+				FROM conversions
+				WHERE lane = l.lane::smallint AND destination_id = d.id AND status = 'pending' AND next_at <= now()
+				ORDER BY next_at
+				LIMIT 1)
+			LIMIT 1
+		) work
 		WHERE d.status = 'active' AND d.blocked_until <= now() AND ` + tokenHolds + `
-			AND (EXISTS (
-				SELECT
-				FROM (VALUES (0::smallint), (1::smallint), (2::smallint)) AS r (rank)
-				WHERE EXISTS (
-					SELECT
-					FROM activations a
-					WHERE a.lane = l.lane::smallint AND a.destination_id = d.id AND a.rank = r.rank AND a.status = 'pending'
-						AND a.next_at <= now()))
-				OR EXISTS (
-					SELECT
-					FROM conversions c
-					WHERE c.lane = l.lane::smallint AND c.destination_id = d.id AND c.status = 'pending' AND c.next_at <= now()))
 		ORDER BY d.id, random()`
 	rows, _ := d.queue.pool.Query(ctx, query, pgx.StrictNamedArgs{"lanes": d.cfg.Lanes})
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[due])
@@ -262,11 +279,9 @@ func (d *Dispatcher) start(ctx context.Context, workers *sync.WaitGroup) error {
 				"destination_id", w.Destination, "err", err)
 			continue
 		}
+		l.add(w.Lane)
 		if l.enter() {
-			workers.Go(func() {
-				defer l.leave()
-				d.work(ctx, l, w.Lane)
-			})
+			workers.Go(func() { d.work(ctx, l) })
 		}
 	}
 	return nil
@@ -294,6 +309,7 @@ func (d *Dispatcher) line(ctx context.Context, w due) (*line, error) {
 	limits.Timeout = min(limits.Timeout, d.cfg.Lease/2-margin/2)
 	l = &line{
 		target: t, limits: limits, account: d.accounts.of(t, limits), version: t.version, secrets: t.secrets,
+		turns: map[int]int{},
 	}
 	d.keep(w, l)
 	return l, nil
@@ -318,6 +334,32 @@ type line struct {
 	mu      sync.Mutex
 	workers int
 	blocked time.Time
+	waiting []int       // lanes in which something is due, in the order in which they have their turns
+	turns   map[int]int // how many each lane has had
+}
+
+// add has a lane wait for its turn, if it does not yet.
+func (l *line) add(lane int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !slices.Contains(l.waiting, lane) {
+		l.waiting = append(l.waiting, lane)
+	}
+}
+
+// next gives a worker the lane that has waited longest, and counts the lane's turns. If none waits the worker has left: a
+// lane that is added later finds room for another.
+func (l *line) next() (lane, turn int, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.waiting) == 0 {
+		l.workers--
+		return 0, 0, false
+	}
+	lane, l.waiting = l.waiting[0], l.waiting[1:]
+	turn = l.turns[lane]
+	l.turns[lane]++
+	return lane, turn, true
 }
 
 // enter makes the caller a worker, if there is room for one and sense in it.
@@ -446,11 +488,26 @@ func (d *Dispatcher) observe(ctx context.Context) error {
 	return nil
 }
 
-// work sends what is due in one lane for one destination until nothing is, or the destination is to be left alone.
+// work sends what is due for one destination, a message of each waiting lane in turn, until no lane waits or the destination
+// is to be left alone. A lane in which more and more becomes due delays no other.
+func (d *Dispatcher) work(ctx context.Context, l *line) {
+	for {
+		lane, turn, ok := l.next()
+		if !ok {
+			return
+		}
+		if !d.once(ctx, l, lane, turn) {
+			l.leave()
+			return
+		}
+	}
+}
+
+// once sends one message of a lane, if something is due there. It tells whether to go on with other lanes.
 //
-// People and events take turns, so that neither waits for all of the others.
-func (d *Dispatcher) work(ctx context.Context, l *line, lane int) {
-	for turn := 0; ctx.Err() == nil && l.blockedFor() <= 0 && l.breaker.allow(); turn++ {
+// People and events of a lane take turns, so that neither waits for all of the others.
+func (d *Dispatcher) once(ctx context.Context, l *line, lane, turn int) bool {
+	for ctx.Err() == nil && l.blockedFor() <= 0 && l.breaker.allow() {
 		pause, err := d.accounts.take(ctx, l.account)
 		if err != nil || pause > 0 {
 			l.breaker.cancel()
@@ -459,7 +516,7 @@ func (d *Dispatcher) work(ctx context.Context, l *line, lane int) {
 			}
 			if err != nil || pause > time.Second || !wait(ctx, nil, pause) {
 				l.block(max(pause, 100*time.Millisecond))
-				return
+				return false
 			}
 			continue
 		}
@@ -470,18 +527,19 @@ func (d *Dispatcher) work(ctx context.Context, l *line, lane int) {
 			if err != nil && ctx.Err() == nil {
 				d.log.WarnContext(ctx, "claim, will try again", "destination_id", l.target.ID, "err", err)
 			}
-			if !again {
-				return
+			if again {
+				l.add(lane)
 			}
-			continue
+			return true
 		}
 		if most := l.limits.Members; len(c.members) == most || c.ofEvents() && len(c.members) == l.limits.Events {
-			d.Wake() // there may be work for another worker
+			l.add(lane)
+			d.look() // there may be work for another worker
 		}
-		if !d.deliver(ctx, l, c) {
-			return
-		}
+		defer d.look() // for what has changed or become due meanwhile
+		return d.deliver(ctx, l, c)
 	}
+	return false
 }
 
 // deliver makes one attempt at a claim and records it. It tells whether to go on.
