@@ -254,19 +254,19 @@ func (q *queue) claimRows(ctx context.Context, tx pgx.Tx, c claim, rank int16, l
 	if limits.Mixed {
 		ranks = map[int16][]int16{0: {0, 1, 2}, 1: {1, 2}, 2: {2, 1}}[rank]
 	}
+	var batch pgx.Batch
 	for _, rank := range ranks {
-		if len(c.members) == limits.Members {
-			break
-		}
-		rows, _ := tx.Query(ctx, query, pgx.StrictNamedArgs{
+		batch.Queue(query, pgx.StrictNamedArgs{
 			"lane": c.lane, "destination": c.destination, "segment": c.segment, "rank": rank,
-			"limit": limits.Members - len(c.members), "linger": limits.Linger,
+			"limit": limits.Members, "linger": limits.Linger,
+		}).Query(func(rows pgx.Rows) error {
+			some, err := pgx.CollectRows(rows, scanClaimed)
+			c.members = append(c.members, some[:min(len(some), limits.Members-len(c.members))]...)
+			return err
 		})
-		some, err := pgx.CollectRows(rows, scanClaimed)
-		if err != nil {
-			return nil, err
-		}
-		c.members = append(c.members, some...)
+	}
+	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
+		return nil, err
 	}
 	if len(c.members) == 0 {
 		return nil, nil

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // plan is what a claim is going to say of whom.
@@ -256,12 +257,33 @@ func (q *queue) persist(
 		UPDATE activation_batches
 		SET body = @body, profiles = @profiles, versions = @versions, entered = @entered, identities = @identities,
 			removing = @removing
-		WHERE lane = @lane AND id = @id`
+		WHERE lane = @lane AND id = @id AND claim_token = @token`
 	body, took, err := encode(p.send)
 	if err != nil {
 		return false, err
 	}
 	next := *c
+	write := func(db database) (pgconn.CommandTag, error) {
+		s := next.arrays()
+		return db.Exec(ctx, query, pgx.StrictNamedArgs{
+			"body": q.ring.Seal(bodyOf(c.workspace, c.id), body), "profiles": s.profiles, "versions": s.versions,
+			"entered": s.entered, "identities": s.identities, "removing": next.removing, "lane": c.lane, "id": c.id,
+			"token": c.token,
+		})
+	}
+	if c.byProfile && took == len(p.send) && len(p.results)+len(p.later) == 0 { // there is nothing else to be written
+		next.members = p.send
+		tag, err := write(q.pool)
+		if err == nil && tag.RowsAffected() == 0 {
+			err = errLost
+		}
+		if err != nil {
+			return false, fmt.Errorf("keep the body of batch %d: %w", c.id, err)
+		}
+		next.body = body
+		*c = next
+		return true, nil
+	}
 	err = pgx.BeginFunc(ctx, q.pool, func(tx pgx.Tx) error {
 		var held bool
 		err := tx.QueryRow(ctx, lock, pgx.StrictNamedArgs{"lane": c.lane, "id": c.id, "token": c.token}).Scan(&held)
@@ -295,12 +317,7 @@ func (q *queue) persist(
 			return q.end(ctx, tx, c, results)
 		}
 		ready = true
-		s := next.arrays()
-		_, err = tx.Exec(ctx, query, pgx.StrictNamedArgs{
-			"body": q.ring.Seal(bodyOf(c.workspace, c.id), body), "profiles": s.profiles, "versions": s.versions,
-			"entered": s.entered, "identities": s.identities, "removing": next.removing, "lane": c.lane, "id": c.id,
-		})
-		if err != nil {
+		if _, err := write(tx); err != nil {
 			return err
 		}
 		return applyResults(ctx, tx, c, results, false)

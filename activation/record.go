@@ -21,6 +21,15 @@ type attempt struct {
 // record writes down, in one transaction, how an attempt ended: what it means for the rows, the batch and the destination,
 // and the ledger. If the claim was lost, only the ledger is written, and record returns errLost.
 func (q *queue) record(ctx context.Context, c *claim, a attempt, d decision) error {
+	if c.settles(d) {
+		err := q.settle(ctx, c, a, d)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, errLost) {
+			return fmt.Errorf("record attempt at batch %d: %w", c.id, err)
+		}
+	}
 	lost := false
 	err := pgx.BeginFunc(ctx, q.pool, func(tx pgx.Tx) error {
 		ids, err := q.lockClaim(ctx, tx, c, len(d.again))
@@ -51,6 +60,36 @@ func (q *queue) record(ctx context.Context, c *claim, a attempt, d decision) err
 		return errLost
 	}
 	return nil
+}
+
+// settles tells whether a decision leaves nothing of a claim of people to be done but its rows and the ledger to be written.
+func (c *claim) settles(d decision) bool {
+	return !c.ofEvents() && len(d.again) == 0 && d.receipt == "" && d.status == "" && d.block == 0 &&
+		(c.byProfile || c.removing == 0)
+}
+
+// settle does what [queue.record] does of a decision that [claim.settles], in one round trip between the beginning and the
+// end of the transaction. If the claim was lost nothing is written.
+func (q *queue) settle(ctx context.Context, c *claim, a attempt, d decision) error {
+	const forget = `
+		DELETE FROM activation_batches
+		WHERE lane = @lane AND id = @id AND claim_token = @token
+		RETURNING id`
+	return pgx.BeginFunc(ctx, q.pool, func(tx pgx.Tx) error {
+		var batch pgx.Batch
+		var id int64
+		batch.Queue(forget, pgx.StrictNamedArgs{"lane": c.lane, "id": c.id, "token": c.token}).
+			QueryRow(func(row pgx.Row) error { return row.Scan(&id) })
+		if len(d.rows) > 0 {
+			queueResults(&batch, c, d.rows, a.outcome.Unknown, nil)
+		}
+		queueLedger(&batch, c, a)
+		err := tx.SendBatch(ctx, &batch).Close()
+		if errors.Is(err, pgx.ErrNoRows) {
+			return errLost
+		}
+		return err
+	})
 }
 
 // release gives a claim back without an attempt, for a while.
@@ -160,6 +199,13 @@ func applyResults(ctx context.Context, tx pgx.Tx, c *claim, results []result, un
 	if c.ofEvents() {
 		return applyEventResults(ctx, tx, c, results, groups)
 	}
+	var batch pgx.Batch
+	queueResults(&batch, c, results, unknown, groups)
+	return tx.SendBatch(ctx, &batch).Close()
+}
+
+// queueResults has [applyResults] done by a batch, for people.
+func queueResults(batch *pgx.Batch, c *claim, results []result, unknown bool, groups []int64) {
 	const known = `(r.identity < 0 OR a.identity = r.identity)` // the person's identity has not changed since the claim
 	const fresh = `(a.version = r.version AND ` + known + `)`   // nor has what is wanted
 	const demoted = `(r.status = 'demoted' AND ` + fresh + `)`
@@ -237,14 +283,12 @@ func applyResults(ctx context.Context, tx pgx.Tx, c *claim, results []result, un
 			batches[i] = &groups[r.group-1]
 		}
 	}
-	var batch pgx.Batch
-	lockRows(&batch, c, profiles)
+	lockRows(batch, c, profiles)
 	batch.Queue(query, pgx.StrictNamedArgs{
 		"lane": c.lane, "destination": c.destination, "segment": c.segment, "id": c.id, "unknown": unknown,
 		"profiles": profiles, "entered": entered, "versions": versions, "identities": identities, "statuses": statuses,
 		"batches": batches, "waits": waits, "renews": renews, "reasons": reasons,
 	})
-	return tx.SendBatch(ctx, &batch).Close()
 }
 
 // renewal returns in how many microseconds a row has to be sent again, at 60 % of the time after which the partner forgets
@@ -267,6 +311,15 @@ func (c *claim) renewal(r result) *int64 {
 }
 
 func writeLedger(ctx context.Context, tx pgx.Tx, c *claim, a attempt) error {
+	var batch pgx.Batch
+	queueLedger(&batch, c, a)
+	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
+		return fmt.Errorf("write the ledger: %w", err)
+	}
+	return nil
+}
+
+func queueLedger(batch *pgx.Batch, c *claim, a attempt) {
 	const query = `
 		WITH attempt AS (
 			INSERT INTO activation_attempts
@@ -305,7 +358,7 @@ func writeLedger(ctx context.Context, tx pgx.Tx, c *claim, a attempt) error {
 			subs[i], events[i] = &m.event.subscription, m.event.name
 		}
 	}
-	_, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{
+	batch.Queue(query, pgx.StrictNamedArgs{
 		"lane": c.lane, "destination": c.destination, "batch": c.id, "key": c.key, "number": c.tries,
 		"started": a.started,
 		"latency": a.latency.Microseconds(), "outcome": string(a.outcome.Class), "status": a.outcome.Status,
@@ -314,10 +367,6 @@ func writeLedger(ctx context.Context, tx pgx.Tx, c *claim, a attempt) error {
 		"entered": said.entered, "outcomes": outcomes, "reasons": reasons, "changed": changed, "messages": messages, "causes": causes,
 		"subscriptions": subs, "events": events,
 	})
-	if err != nil {
-		return fmt.Errorf("write the ledger: %w", err)
-	}
-	return nil
 }
 
 // changeDestination writes what an answer means for the destination. It is not paused if somebody has changed it since it was
