@@ -29,6 +29,13 @@ var (
 	ErrUnsupported = errors.New("this type of destination cannot do that")
 )
 
+// UnsupportedError says what to do instead of what a type of destination cannot do. It is an [ErrUnsupported].
+type UnsupportedError struct{ Instead string }
+
+func (e *UnsupportedError) Error() string { return ErrUnsupported.Error() + ": " + e.Instead }
+
+func (e *UnsupportedError) Unwrap() error { return ErrUnsupported }
+
 // ProfileID is the id of a person's profile, the same 128 bits as a profiles.Key.
 type ProfileID = [16]byte
 

@@ -24,7 +24,7 @@ func (s *Store) Attach(ctx context.Context, workspace int32, ref string, segment
 		return storeError(err, "attach a segment to", ref)
 	}
 	if _, ok := t.partner.(AudiencePartner); !ok {
-		return ErrUnsupported
+		return &UnsupportedError{"It takes events only: subscribe it to events instead."}
 	}
 	const query = `
 		INSERT INTO destination_segments AS s (destination_id, segment_id, ready_at, audience_reason)
@@ -66,7 +66,7 @@ func noAudience(p Partner) string {
 // such destination or the segment is not attached to it, [ErrUnsupported] that the partner needs no audience.
 func (s *Store) SetAudience(ctx context.Context, workspace int32, ref string, segment int64, audience string) error {
 	if audience == "" || len(audience) > 200 || strings.ContainsFunc(audience, func(r rune) bool { return r < ' ' }) {
-		return &FieldError{"/audience", "must be 1 to 200 bytes, without control characters"}
+		return &FieldError{Pointer: "/audience", Detail: "must be 1 to 200 bytes, without control characters"}
 	}
 	id, err := s.find(ctx, workspace, ref)
 	if err != nil {
@@ -77,7 +77,7 @@ func (s *Store) SetAudience(ctx context.Context, workspace int32, ref string, se
 		return storeError(err, "set an audience at", ref)
 	}
 	if !t.partner.Limits(t.Target).NeedsAudience {
-		return ErrUnsupported
+		return &UnsupportedError{"It needs no audiences: attach the segment, and that is all."}
 	}
 	const query = `
 		UPDATE destination_segments

@@ -69,6 +69,7 @@ func (d *Dispatcher) create(ctx context.Context) (found bool, err error) {
 	asking, cancel := context.WithTimeout(stop, min(limits.Timeout, audienceLease/2))
 	defer cancel()
 	audience, o := creator.Create(asking, t.Target, segment)
+	o = t.clean(o)
 	d.metrics.created.WithLabelValues(t.partner.Type(), string(o.Class)).Inc()
 	if err := d.accounts.heed(ctx, one, o); err != nil {
 		d.log.WarnContext(ctx, "note what an account may ask", "err", err)
@@ -219,6 +220,7 @@ func (d *Dispatcher) measure(ctx context.Context) (found bool, err error) {
 	asking, cancel := context.WithTimeout(ctx, limits.Timeout)
 	defer cancel()
 	size, o := t.partner.(Sizer).Size(asking, t.Target, audience)
+	size.State = t.cleaner().text(size.State)
 	if err := d.accounts.heed(ctx, one, o); err != nil {
 		return true, err
 	}

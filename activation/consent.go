@@ -58,14 +58,14 @@ func (g Gate) mode() ConsentMode {
 // check tells what is wrong with a gate that somebody gave, as a [*FieldError].
 func (g Gate) check() error {
 	if g.mode() != Granted && g.mode() != NotDenied {
-		return &FieldError{"/consent/mode", "must be granted or not_denied"}
+		return &FieldError{Pointer: "/consent/mode", Detail: "must be granted or not_denied"}
 	}
 	if len(g.Purposes) > 20 {
-		return &FieldError{"/consent/purposes", "must be at most 20"}
+		return &FieldError{Pointer: "/consent/purposes", Detail: "must be at most 20"}
 	}
 	for i, p := range g.Purposes {
 		if p == "" || len(p) > 100 || p == GPC {
-			return &FieldError{"/consent/purposes/" + strconv.Itoa(i), "must be the name of a purpose, of 1 to 100 bytes"}
+			return &FieldError{Pointer: "/consent/purposes/" + strconv.Itoa(i), Detail: "must be the name of a purpose, of 1 to 100 bytes"}
 		}
 	}
 	return nil

@@ -163,7 +163,7 @@ func (s *Store) DryRunEvents(
 	}
 	partner, ok := t.partner.(EventPartner)
 	if !ok {
-		return EventDryRun{}, ErrUnsupported
+		return EventDryRun{}, &UnsupportedError{"It takes audiences only: try a segment instead."}
 	}
 	limits := t.partner.Limits(t.Target)
 	found, err := s.samples(ctx, workspace, sub, sample, who)
@@ -211,7 +211,7 @@ func (s *Store) samples(
 		now := time.Now()
 		e, err := decodeEvent("", now, sample)
 		if err != nil {
-			return nil, &FieldError{"/event", "must be an event, with a timestamp of RFC 3339 if it has one"}
+			return nil, &FieldError{Pointer: "/event", Detail: "must be an event, with a timestamp of RFC 3339 if it has one"}
 		}
 		return []claimed{{
 			MessageID: e.MessageID, ChangedAt: now, person: e.sampled(),

@@ -185,10 +185,11 @@ func (d *Dispatcher) repeating(ctx context.Context, what string, one func(contex
 }
 
 func (d *Dispatcher) refreshDue(ctx context.Context) (bool, error) {
-	found, o, err := d.refresher.due(ctx)
+	t, found, o, err := d.refresher.due(ctx)
 	if found && err == nil {
 		if o.Class != OK {
-			d.log.WarnContext(ctx, "an access token could not be refreshed", "outcome", string(o.Class), "reason", o.Reason)
+			d.log.WarnContext(ctx, "an access token could not be refreshed", "partner", t.partner.Type(),
+				"destination_id", t.ID, "outcome", string(o.Class), "reason", o.Reason)
 		}
 		d.Wake()
 	}
@@ -697,7 +698,7 @@ func (d *Dispatcher) send(ctx, stop context.Context, l *line, c *claim) (o Outco
 		case <-ctx.Done():
 		}
 	})()
-	return l.target.partner.Send(ctx, l.target.Target, c.message())
+	return l.target.clean(l.target.partner.Send(ctx, l.target.Target, c.message()))
 }
 
 // record writes an outcome down, if need be again: while the lease lasts nobody else can know better.

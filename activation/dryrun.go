@@ -150,11 +150,11 @@ func (t served) draft(ctx context.Context, limits Limits, m Message, ask bool) (
 		t.partner.Send(context.WithValue(ctx, draftsKey{}, &drafts), t.Target, m)
 	}
 	for i := range drafts {
-		drafts[i] = drafts[i].redacted()
+		drafts[i] = t.cleanDraft(drafts[i]).redacted()
 	}
 	if validator, ok := t.partner.(Validator); ok && ask {
 		start := time.Now()
-		o := validator.Validate(ctx, t.Target, m)
+		o := t.clean(validator.Validate(ctx, t.Target, m))
 		said = &TestResult{
 			OK: o.Class == OK, Outcome: string(o.Class), Status: o.Status, Reason: o.Reason, Excerpt: o.Excerpt,
 			Latency: time.Since(start),
@@ -168,9 +168,9 @@ func dryRunError(err error) error {
 	var unmapped *mapError
 	switch {
 	case errors.As(err, &unmapped):
-		return &FieldError{"/config", "people cannot be identified now: " + unmapped.outcome.Reason}
+		return &FieldError{Pointer: "/config", Detail: "people cannot be identified now: " + unmapped.outcome.Reason}
 	case errors.Is(err, errEncode):
-		return &FieldError{"/config", errEncode.Error() + " with these settings"}
+		return &FieldError{Pointer: "/config", Detail: errEncode.Error() + " with these settings"}
 	}
 	return err
 }

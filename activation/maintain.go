@@ -185,6 +185,7 @@ func (q *queue) mapped(
 		}
 		asking, cancel := context.WithTimeout(ctx, limits.Timeout)
 		got, o := mapper.Map(asking, t.Target, ask)
+		o = t.clean(o)
 		cancel()
 		if o.Class != OK || len(got) != len(part) {
 			return nil, nil, &mapError{o}

@@ -58,18 +58,18 @@ func (m Mapping) over(by Mapping) Mapping {
 func (m Mapping) check() error {
 	var errs []error
 	if len(m.Name) > 200 || strings.ContainsFunc(m.Name, func(r rune) bool { return r < ' ' }) {
-		errs = append(errs, &FieldError{"/name", "must be at most 200 bytes, without control characters"})
+		errs = append(errs, &FieldError{Pointer: "/name", Detail: "must be at most 200 bytes, without control characters"})
 	}
 	if len(m.Fields) > maxFields {
-		errs = append(errs, &FieldError{"/fields", "must be at most " + strconv.Itoa(maxFields)})
+		errs = append(errs, &FieldError{Pointer: "/fields", Detail: "must be at most " + strconv.Itoa(maxFields)})
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.Fields)) {
 		at := "/fields/" + escapePointer.Replace(name)
 		if name == "" || len(name) > 100 {
-			errs = append(errs, &FieldError{at, "must have a name of 1 to 100 bytes"})
+			errs = append(errs, &FieldError{Pointer: at, Detail: "must have a name of 1 to 100 bytes"})
 		}
 		if wrong, where := m.Fields[name].check(); wrong != "" {
-			errs = append(errs, &FieldError{at + where, wrong})
+			errs = append(errs, &FieldError{Pointer: at + where, Detail: wrong})
 		}
 	}
 	return errors.Join(errs...)

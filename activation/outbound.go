@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -32,6 +33,7 @@ type Outbound struct {
 var (
 	ErrBlocked  = errors.New("the address is not on the public internet")
 	ErrInsecure = errors.New("only https is allowed")
+	ErrHeader   = errors.New("a secret or setting holds a line break or another character that no header may have")
 )
 
 // NewClient returns the client that all requests to addresses of our users' choice go through. It decides on the address
@@ -89,7 +91,22 @@ func (g *schemeGuard) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme != "https" && !g.plain {
 		return nil, ErrInsecure
 	}
+	for _, values := range r.Header {
+		if slices.ContainsFunc(values, func(v string) bool { return !sendable(v) }) {
+			return nil, ErrHeader
+		}
+	}
 	return g.next.RoundTrip(r)
+}
+
+// sendable tells whether HTTP has a way to say a header's value (RFC 9110, section 5.5).
+func sendable(value string) bool {
+	for _, c := range []byte(value) {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
 }
 
 // CloseIdleConnections is what [http.Client.CloseIdleConnections] looks for.
@@ -154,6 +171,8 @@ func Failure(err error) (reason string, unknown bool) {
 		return ErrBlocked.Error(), false
 	case errors.Is(err, ErrInsecure):
 		return ErrInsecure.Error(), false
+	case errors.Is(err, ErrHeader):
+		return ErrHeader.Error(), false
 	case errors.As(err, &dns):
 		if dns.IsNotFound {
 			return "the host name does not exist", false
@@ -174,6 +193,10 @@ func Failure(err error) (reason string, unknown bool) {
 		return "the connection broke", true
 	}
 }
+
+// Misconfigured tells whether a request got no answer because of what the destination is set to, so that it would get none
+// however often it were sent.
+func Misconfigured(err error) bool { return errors.Is(err, ErrInsecure) || errors.Is(err, ErrHeader) }
 
 // draftsKey is where a context has the drafts that requests made under it become.
 type draftsKey struct{}

@@ -64,6 +64,10 @@ type AudiencePartner interface {
 type Rotator interface {
 	// Rotate returns new secrets, in which the previous ones still hold for a while, and what the receiver must be told.
 	Rotate(secrets jsontext.Value, now time.Time) (kept jsontext.Value, shown map[string]string, err error)
+
+	// Replace returns the secrets that are to be stored when somebody gives some, for [Partner.Prepare] to check. What is
+	// left out stays as it is at present, and what is replaced holds for a while longer, as with Rotate.
+	Replace(present, given jsontext.Value, now time.Time) jsontext.Value
 }
 
 // Refresher is a [Partner] whose access tokens run out and are had anew, as with OAuth 2. One process at a time refreshes a
@@ -163,7 +167,15 @@ type Settings struct {
 type FieldError struct {
 	Pointer string // JSON Pointer into the request, such as /config/url
 	Detail  string // for the reader, such as "is required"
+	Code    string // for programs, as in [CodeRequired]; "" is "invalid"
 }
+
+// What programs are told apart from other faults.
+const (
+	CodeRequired      = "required"
+	CodeWrongType     = "wrong_type"
+	CodeUnknownMember = "unknown_member"
+)
 
 func (e *FieldError) Error() string { return fmt.Sprintf("%s %s", e.Pointer, e.Detail) }
 

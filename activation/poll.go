@@ -99,7 +99,7 @@ func (d *Dispatcher) poll(ctx context.Context) (found bool, err error) {
 	a := attempt{started: time.Now()}
 	asking, cancel := context.WithTimeout(stop, min(limits.Timeout, pollLease/2))
 	defer cancel()
-	polled := poller.Poll(asking, t.Target, receipt)
+	polled := t.cleanPolled(poller.Poll(asking, t.Target, receipt))
 	a.latency = time.Since(a.started)
 	if err := d.accounts.heed(ctx, one, polled.Outcome); err != nil {
 		d.log.WarnContext(ctx, "note what an account may ask", "err", err)

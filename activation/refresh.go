@@ -98,6 +98,7 @@ func (r *refresher) try(ctx context.Context, t served, refused bool) (o Outcome,
 	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), refreshTimeout) // who asked must hear the answer
 	defer cancel()
 	fresh, expires, o := partner.Refresh(asking, t.Target)
+	o = t.clean(o)
 	keeping, cancel := context.WithTimeout(context.WithoutCancel(ctx), refreshLease)
 	defer cancel()
 	if o.Class != OK {
@@ -136,8 +137,8 @@ func (r *refresher) try(ctx context.Context, t served, refused bool) (o Outcome,
 	return o, nil
 }
 
-// due refreshes one destination's token that is about to end, and tells whether there was one.
-func (r *refresher) due(ctx context.Context) (found bool, o Outcome, err error) {
+// due refreshes one destination's token that is about to end, and tells of which, if there was one.
+func (r *refresher) due(ctx context.Context) (t served, found bool, o Outcome, err error) {
 	const query = `
 		SELECT id
 		FROM destinations
@@ -147,25 +148,25 @@ func (r *refresher) due(ctx context.Context) (found bool, o Outcome, err error) 
 	var id int64
 	err = r.pool.QueryRow(ctx, query).Scan(&id)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return false, Outcome{}, nil
+		return t, false, Outcome{}, nil
 	}
 	if err != nil {
-		return false, Outcome{}, fmt.Errorf("look for tokens that end: %w", err)
+		return t, false, Outcome{}, fmt.Errorf("look for tokens that end: %w", err)
 	}
-	t, err := target(ctx, r.pool, r.ring, r.partners, id)
+	t, err = target(ctx, r.pool, r.ring, r.partners, id)
 	if err == nil {
 		o, err = r.try(ctx, t, false)
 	}
 	if errors.Is(err, errRefreshing) {
-		return true, Outcome{Class: OK}, nil
+		return t, true, Outcome{Class: OK}, nil
 	}
 	if err != nil {
 		const later = `UPDATE destinations SET refresh_at = now() + interval '1 minute' WHERE id = @id`
 		if _, err := r.pool.Exec(ctx, later, pgx.StrictNamedArgs{"id": id}); err != nil {
-			return false, Outcome{}, err
+			return t, false, Outcome{}, err
 		}
 	}
-	return true, o, err
+	return t, true, o, err
 }
 
 // prove notes that the secrets of a destination were good for something.

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -111,19 +113,21 @@ var (
 func (s *Store) Create(ctx context.Context, workspace int32, n NewDestination) (Destination, jsontext.Value, error) {
 	var errs []error
 	if !keyForm.MatchString(n.Key) || publicForm.MatchString(n.Key) {
-		errs = append(errs, &FieldError{"/key", "must be 1 to 63 of a-z, 0-9, _ and -, begin with a letter or digit, and not look like an id"})
+		errs = append(errs, &FieldError{Pointer: "/key", Detail: "must be 1 to 63 of a-z, 0-9, _ and -, begin with a letter or digit, and not look like an id"})
 	}
 	if errs = append(errs, checkName(n.Name)); n.Type == "" {
-		errs = append(errs, &FieldError{"/type", "is required"})
+		errs = append(errs, &FieldError{Pointer: "/type", Detail: "is required", Code: CodeRequired})
 	}
 	settings := n.Settings
 	partner, ok := s.partners[n.Type]
 	if !ok && n.Type != "" {
-		errs = append(errs, &FieldError{"/type", "is not a type of destination"})
+		errs = append(errs, &FieldError{
+			Pointer: "/type", Detail: "must be one of " + strings.Join(slices.Sorted(maps.Keys(s.partners)), ", "),
+		})
 	}
 	if ok {
 		var err error
-		settings, err = partner.Prepare(settings)
+		settings, err = prepare(partner, settings, settings.Secrets)
 		errs = append(errs, err)
 	}
 	gate := n.Consent
@@ -177,7 +181,7 @@ func secretsOf(workspace int32, destination int64) Place {
 
 func checkName(name string) error {
 	if len(name) > 200 || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' }) {
-		return &FieldError{"/name", "must be at most 200 bytes, without control characters"}
+		return &FieldError{Pointer: "/name", Detail: "must be at most 200 bytes, without control characters"}
 	}
 	return nil
 }
@@ -345,8 +349,14 @@ func (s *Store) Update(ctx context.Context, workspace int32, ref string, u Updat
 			}
 			if u.Secrets != nil {
 				settings.Secrets = u.Secrets
+				if rotator, ok := row.partner.(Rotator); ok {
+					settings.Secrets = rotator.Replace(row.settings.Secrets, u.Secrets, time.Now())
+				}
 			}
-			if row.settings, err = row.partner.Prepare(settings); err != nil {
+			if row.settings, err = prepare(row.partner, settings, u.Secrets); err != nil {
+				return err
+			}
+			if err := lookForAudiences(ctx, tx, id, row.partner); err != nil {
 				return err
 			}
 		}
@@ -361,6 +371,17 @@ func (s *Store) Update(ctx context.Context, workspace int32, ref string, u Updat
 		return Destination{}, storeError(err, "update", ref)
 	}
 	return s.get(ctx, workspace, id)
+}
+
+// lookForAudiences has the audiences that a destination still needs made as soon as it is active, however often that went
+// wrong with the settings it had.
+func lookForAudiences(ctx context.Context, tx pgx.Tx, id int64, p Partner) error {
+	const query = `
+		UPDATE destination_segments
+		SET audience_at = '-infinity', audience_tries = 0, audience_reason = @reason
+		WHERE destination_id = @id AND attached AND audience = '' AND ready_at = 'infinity'`
+	_, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{"id": id, "reason": noAudience(p)})
+	return err
 }
 
 // RotateSecret replaces the secrets of a destination. The previous ones hold for a while longer; the new ones are
@@ -378,7 +399,7 @@ func (s *Store) RotateSecret(ctx context.Context, workspace int32, ref string) (
 		}
 		rotator, ok := row.partner.(Rotator)
 		if !ok {
-			return ErrUnsupported
+			return &UnsupportedError{"Its secrets are made elsewhere: get new ones there, and give them by changing secrets."}
 		}
 		row.given = true
 		if row.settings.Secrets, shown, err = rotator.Rotate(row.settings.Secrets, time.Now()); err != nil {
@@ -481,13 +502,14 @@ func (s *Store) save(ctx context.Context, tx pgx.Tx, row locked) error {
 // storeError passes on what callers act upon and wraps the rest.
 func storeError(err error, doing, ref string) error {
 	var field *FieldError
+	var unsupported *UnsupportedError
+	if errors.As(err, &field) || errors.As(err, &unsupported) {
+		return err
+	}
 	for _, known := range []error{ErrNotFound, ErrConflict, ErrStale, ErrUnsupported} {
 		if errors.Is(err, known) {
 			return known
 		}
-	}
-	if errors.As(err, &field) {
-		return err
 	}
 	return fmt.Errorf("%s destination %q: %w", doing, ref, err)
 }
@@ -637,14 +659,14 @@ func (s *Store) Test(ctx context.Context, workspace int32, ref string) (TestResu
 	ctx, cancel := context.WithTimeout(ctx, t.partner.Limits(t.Target).Timeout)
 	defer cancel()
 	start := time.Now()
-	o := t.partner.Test(ctx, t.Target)
+	o := t.clean(t.partner.Test(ctx, t.Target))
 	if _, ok := t.partner.(Refresher); ok && o.Class == Refresh {
 		r := refresher{pool: s.pool, ring: s.ring, partners: s.partners}
 		if o = r.refresh(ctx, t); o.Class == OK {
 			if t, err = target(ctx, s.pool, s.ring, s.partners, id); err != nil {
 				return TestResult{}, storeError(err, "test", ref)
 			}
-			o = t.partner.Test(ctx, t.Target)
+			o = t.clean(t.partner.Test(ctx, t.Target))
 		}
 	}
 	return TestResult{

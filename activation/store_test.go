@@ -271,3 +271,74 @@ func TestBothSecretsSignDuringRotation(t *testing.T) {
 		t.Errorf("violation: %s", v)
 	}
 }
+
+func TestSecretsThatAreGivenAgain(t *testing.T) {
+	t.Parallel()
+	b := partnertest.NewBench(t, newWebhook(t))
+	ctx, s := t.Context(), b.Store
+	_, made, err := s.Create(ctx, b.Workspace, activation.NewDestination{
+		Key: "crm", Type: "webhook", Settings: settings("https://example.com/hook"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var own struct {
+		Secret string `json:"secret"`
+	}
+	if err := json.Unmarshal(made, &own); err != nil {
+		t.Fatal(err)
+	}
+	masked := "…" + own.Secret[len(own.Secret)-4:]
+	if d, err := s.Update(ctx, b.Workspace, "crm", activation.Update{Secrets: jsontext.Value(`{}`)}); err != nil ||
+		!strings.HasSuffix(d.Secrets["secret"], masked) || d.Secrets["previous"] != "" {
+		t.Errorf("without a secret: %v, %v, want the same as before", d.Secrets, err)
+	}
+	want := []activation.FieldError{{
+		Pointer: "/secrets/secret", Detail: "is the masked form; send the real secret, or leave secrets out",
+	}}
+	_, err = s.Update(ctx, b.Workspace, "crm", activation.Update{Secrets: jsontext.Value(`{"secret":"whsec_` + masked + `"}`)})
+	if diff := cmp.Diff(want, partnertest.FieldErrors(err)); diff != "" {
+		t.Errorf("the masked secret written back (-want +got):\n%s", diff)
+	}
+	n := activation.NewDestination{Key: "two", Type: "webhook", Settings: settings("https://example.com/hook")}
+	n.Settings.Secrets = jsontext.Value(`{"secret":"\u2026abcd"}`)
+	_, _, err = s.Create(ctx, b.Workspace, n)
+	if diff := cmp.Diff(want, partnertest.FieldErrors(err)); diff != "" {
+		t.Errorf("the masked secret of another (-want +got):\n%s", diff)
+	}
+	fresh := "whsec_" + strings.Repeat("A", 43) + "="
+	d, err := s.Update(ctx, b.Workspace, "crm", activation.Update{Secrets: jsontext.Value(`{"secret":"` + fresh + `"}`)})
+	if err != nil || !strings.HasSuffix(d.Secrets["previous"], masked) || strings.HasSuffix(d.Secrets["secret"], masked) {
+		t.Errorf("with a new secret: %v, %v, want the one before beside it", d.Secrets, err)
+	}
+	n = activation.NewDestination{Key: "three", Type: "webhok"}
+	if _, _, err = s.Create(ctx, b.Workspace, n); err == nil || !strings.Contains(err.Error(), "must be one of webhook") {
+		t.Errorf("an unknown type: %v, want those that there are", err)
+	}
+}
+
+func TestChangedSettingsLookForAudiencesAgain(t *testing.T) {
+	t.Parallel()
+	b, fake := newSampleBench(t, partnertest.SampleOptions{})
+	const tried = `
+		UPDATE destination_segments
+		SET audience_at = now() + interval '1 hour', audience_tries = 7, audience_reason = 'the account may not'`
+	const due = `
+		SELECT audience_at < now() AND audience_tries = 0 AND audience_reason = 'the audience is about to be made'
+		FROM destination_segments`
+	again := func() (ok bool) {
+		if err := b.Pool.QueryRow(t.Context(), due).Scan(&ok); err != nil {
+			t.Fatal(err)
+		}
+		return ok
+	}
+	if _, err := b.Pool.Exec(t.Context(), tried); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Store.Update(t.Context(), b.Workspace, "sample", activation.Update{Name: new("x")}); err != nil || again() {
+		t.Errorf("a new name makes the audience due, %v", err)
+	}
+	if _, err := b.Store.Update(t.Context(), b.Workspace, "sample", activation.Update{Config: fake.Settings().Config}); err != nil || !again() {
+		t.Errorf("a new config leaves the audience waiting, %v", err)
+	}
+}

@@ -48,23 +48,23 @@ var subscriptionForm = regexp.MustCompile(`^sub_[0-9]+$`)
 func (f EventFilter) check() (rule.Where, error) {
 	var errs []error
 	if len(f.Types) == 0 && len(f.Names) == 0 {
-		errs = append(errs, &FieldError{"/types", "or names must say which events are meant"})
+		errs = append(errs, &FieldError{Detail: "must have types or names: which events are meant", Code: CodeRequired})
 	}
 	for i, kind := range f.Types {
 		if !slices.Contains(EventTypes, kind) {
-			errs = append(errs, &FieldError{"/types/" + strconv.Itoa(i), "must be one of " + strings.Join(EventTypes, ", ")})
+			errs = append(errs, &FieldError{Pointer: "/types/" + strconv.Itoa(i), Detail: "must be one of " + strings.Join(EventTypes, ", ")})
 		}
 	}
 	if len(f.Names) > maxListed {
-		errs = append(errs, &FieldError{"/names", "must be at most " + strconv.Itoa(maxListed)})
+		errs = append(errs, &FieldError{Pointer: "/names", Detail: "must be at most " + strconv.Itoa(maxListed)})
 	}
 	for i, name := range f.Names {
 		if name == "" || len(name) > 200 {
-			errs = append(errs, &FieldError{"/names/" + strconv.Itoa(i), "must be of 1 to 200 bytes"})
+			errs = append(errs, &FieldError{Pointer: "/names/" + strconv.Itoa(i), Detail: "must be of 1 to 200 bytes"})
 		}
 	}
 	if len(f.Sources) > maxListed {
-		errs = append(errs, &FieldError{"/sources", "must be at most " + strconv.Itoa(maxListed)})
+		errs = append(errs, &FieldError{Pointer: "/sources", Detail: "must be at most " + strconv.Itoa(maxListed)})
 	}
 	where := rule.Where{}
 	if f.Where != nil {
@@ -72,7 +72,7 @@ func (f EventFilter) check() (rule.Where, error) {
 		var wrong *rule.Error
 		if where, err = rule.ParseWhere(f.Where); errors.As(err, &wrong) {
 			for _, p := range wrong.Problems {
-				errs = append(errs, &FieldError{"/where" + strings.TrimPrefix(p.Pointer, "#"), p.Detail})
+				errs = append(errs, &FieldError{Pointer: "/where" + strings.TrimPrefix(p.Pointer, "#"), Detail: p.Detail})
 			}
 		}
 	}
@@ -106,7 +106,7 @@ func (s *Store) Subscribe(
 	}
 	mapping, err := json.Marshal(n.Mapping, json.Deterministic(true))
 	if err != nil {
-		return Subscription{}, false, &FieldError{"/mapping", "must be JSON"}
+		return Subscription{}, false, &FieldError{Pointer: "/mapping", Detail: "must be JSON"}
 	}
 	const present = `
 		SELECT version
@@ -152,12 +152,12 @@ func orNone[T any](list []T) []T { return append([]T{}, list...) }
 func (s *Store) checkSubscription(t served, key string, n *NewSubscription) error {
 	partner, ok := t.partner.(EventPartner)
 	if !ok {
-		return ErrUnsupported
+		return &UnsupportedError{"It takes audiences only: attach segments instead."}
 	}
 	where, err := n.check()
 	errs := []error{err}
 	if !keyForm.MatchString(key) || subscriptionForm.MatchString(key) {
-		errs = append(errs, &FieldError{"/key", "must be 1 to 63 of a-z, 0-9, _ and -, begin with a letter or digit, and not look like an id"})
+		errs = append(errs, &FieldError{Pointer: "/key", Detail: "must be 1 to 63 of a-z, 0-9, _ and -, begin with a letter or digit, and not look like an id"})
 	}
 	if err := n.Mapping.check(); err != nil {
 		errs = append(errs, under("/mapping", err))
@@ -167,7 +167,7 @@ func (s *Store) checkSubscription(t served, key string, n *NewSubscription) erro
 	for i, name := range n.Names {
 		if _, ok := partner.MapEvent(t.Target, name); !ok && n.Mapping.Name == "" {
 			errs = append(errs, &FieldError{
-				"/names/" + strconv.Itoa(i), "is no event that the partner has a name for: give mapping.name",
+				Pointer: "/names/" + strconv.Itoa(i), Detail: "is no event that the partner has a name for: give mapping.name",
 			})
 		}
 	}
@@ -186,7 +186,7 @@ func under(member string, err error) error {
 		return errors.Join(errs...)
 	}
 	if errors.As(err, &field) {
-		return &FieldError{member + field.Pointer, field.Detail}
+		return &FieldError{Pointer: member + field.Pointer, Detail: field.Detail, Code: field.Code}
 	}
 	return err
 }

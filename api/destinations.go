@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"net/http"
@@ -203,7 +204,7 @@ func createDestination(c *call) (answer, error) {
 		ref := formatID(destinationID, d.ID)
 		for _, id := range ids {
 			if err := inTx.destinations.Attach(c.Context(), c.workspace(), ref, id); err != nil {
-				return err
+				return unsupportedAt("segments", err)
 			}
 		}
 		if d, err = inTx.destinations.Get(c.Context(), c.workspace(), ref); err != nil {
@@ -315,7 +316,7 @@ func (c *call) attachOnly(d activation.Destination, ref string, refs []string) e
 	}
 	for _, id := range want {
 		if err := c.destinations.Attach(c.Context(), c.workspace(), ref, id); err != nil {
-			return err
+			return unsupportedAt("segments", err)
 		}
 	}
 	return nil
@@ -397,7 +398,7 @@ func setAudience(c *call) (answer, error) {
 		return answer{}, err
 	}
 	if err := c.destinations.SetAudience(c.Context(), c.workspace(), ref, s.ID, in.Audience); err != nil {
-		return answer{}, err
+		return answer{}, unsupportedAt("audience", err)
 	}
 	d, err := c.destinations.Get(c.Context(), c.workspace(), ref)
 	return c.replyDestination(http.StatusOK, d, err)
@@ -863,11 +864,15 @@ func fieldFaults(err error) (faults []problem.FieldError) {
 			faults = append(faults, fieldFaults(e)...)
 		}
 	} else if errors.As(err, &field) {
-		tokens := strings.Split(strings.TrimPrefix(field.Pointer, "/"), "/")
-		for i := range tokens {
-			tokens[i] = unescapePointer.Replace(tokens[i])
+		var tokens []string // none of the body as a whole
+		for at := range strings.SplitSeq(strings.TrimPrefix(field.Pointer, "/"), "/") {
+			if field.Pointer != "" {
+				tokens = append(tokens, unescapePointer.Replace(at))
+			}
 		}
-		faults = append(faults, problem.FieldError{Pointer: problem.Pointer(tokens...), Code: "invalid", Detail: field.Detail})
+		faults = append(faults, problem.FieldError{
+			Pointer: problem.Pointer(tokens...), Code: cmp.Or(field.Code, "invalid"), Detail: field.Detail,
+		})
 	}
 	return faults
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -276,4 +277,65 @@ func TestWhoWaitsIsShown(t *testing.T) {
 	if got := w.as(w.acme, "GET", base+"/summary", "").want(200); string(got.at("unknown")) != "0" {
 		t.Errorf("after a synchronisation: %s", got.Body)
 	}
+}
+
+func TestFaultsOfADestinationSayWhatToDo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const base = "/api/v1/destinations"
+	for body, want := range map[string][]string{
+		`{"key":"x","type":"webhook","config":{"url":7,"batch":"1","urll":1}}`: {
+			"#/config/url wrong_type must be a string", "#/config/batch wrong_type must be a whole number",
+			"#/config/urll unknown_member is not known here",
+		},
+		`{"key":"x","type":"webhook","config":{}}`: {"#/config/url required is required"},
+		`{"key":"x","type":"fax","config":{}}`:     {"#/type invalid must be one of ga4, tiktok, webhook"},
+		`{"key":"x","type":"webhook","config":{"url":"https://example.com/"},"secrets":{"secret":"whsec_…abcd"}}`: {
+			"#/secrets/secret invalid is the masked form; send the real secret, or leave secrets out",
+		},
+	} {
+		got := w.as(w.acme, "POST", base, body).want(422, "invalid")
+		var faults []string
+		for i := range got.len("errors") {
+			faults = append(faults, got.str("errors", i, "pointer")+" "+got.str("errors", i, "code")+" "+got.str("errors", i, "detail"))
+		}
+		if !slices.Equal(faults, want) {
+			t.Errorf("%s: %q, want %q", body, faults, want)
+		}
+	}
+	got := w.as(w.acme, "PUT", base+"/acme-crm/events/none", `{"sources":[]}`).want(422, "invalid")
+	if got.str("errors", 0, "pointer") != "#" || got.str("errors", 0, "code") != "required" {
+		t.Errorf("a subscription to nothing: %s", got.Body)
+	}
+}
+
+// eventsOnly is a webhook that takes no audiences, and whose secrets are made elsewhere.
+type eventsOnly struct{ activation.EventPartner }
+
+// audiencesOnly is one that takes no events.
+type audiencesOnly struct{ activation.AudiencePartner }
+
+func (eventsOnly) Type() string    { return "ga4" }
+func (audiencesOnly) Type() string { return "tiktok" }
+
+func TestWhatATypeCannotDo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const base = "/api/v1/destinations"
+	const config = `"config":{"url":"https://example.com/in"}`
+	unsupported := func(method, path, body, pointer, instead string) {
+		t.Helper()
+		got := w.as(w.acme, method, path, body).want(422, "unsupported")
+		if !strings.Contains(got.str("detail"), instead) || pointer != "" && got.str("errors", 0, "pointer") != pointer {
+			t.Errorf("%s %s: %s, want %q at %s", method, path, got.Body, instead, pointer)
+		}
+	}
+	unsupported("POST", base, `{"key":"e","type":"ga4",`+config+`,"segments":["acme-buyers"]}`, "#/segments", "subscribe it to events")
+	w.as(w.acme, "POST", base, `{"key":"e","type":"ga4",`+config+`}`).want(201)
+	w.as(w.acme, "POST", base, `{"key":"a","type":"tiktok",`+config+`}`).want(201)
+	unsupported("PATCH", base+"/e", `{"segments":["acme-buyers"]}`, "#/segments", "subscribe it to events")
+	unsupported("PUT", base+"/e/segments/acme-buyers", "", "", "subscribe it to events")
+	unsupported("PUT", base+"/a/events/orders", `{"types":["track"]}`, "", "attach segments")
+	unsupported("POST", base+"/e/rotate_secret", "", "", "changing secrets")
+	unsupported("PUT", base+"/acme-crm/segments/acme-buyers/audience", `{"audience":"1"}`, "#/audience", "attach the segment")
 }

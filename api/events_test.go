@@ -31,7 +31,7 @@ func TestSubscriptions(t *testing.T) {
 	}
 
 	for body, pointer := range map[string]string{
-		`{}`:                                    "#/types",
+		`{}`:                                    "#",
 		`{"types":["purchase"]}`:                "#/types/0",
 		`{"names":[""]}`:                        "#/names/0",
 		`{"names":["a"],"sources":["nowhere"]}`: "#/sources/0",

@@ -176,6 +176,7 @@ func toProblem(err error) *problem.Problem {
 	var notRule *rule.Error
 	var field *activation.FieldError
 	var referred *profiles.ReferredError
+	var unsupported *activation.UnsupportedError
 	switch {
 	case errors.As(err, &p):
 		return p
@@ -202,7 +203,11 @@ func toProblem(err error) *problem.Problem {
 		p.Errors = []problem.FieldError{{Pointer: "#/key", Code: "already_exists", Detail: "is taken"}}
 		return p
 	case errors.Is(err, activation.ErrUnsupported):
-		return problem.New(http.StatusUnprocessableEntity, "unsupported", "This type of destination cannot do that.")
+		p = problem.New(http.StatusUnprocessableEntity, "unsupported", "This type of destination cannot do that.")
+		if errors.As(err, &unsupported) {
+			p.Detail = unsupported.Instead
+		}
+		return p
 	case errors.As(err, &field):
 		return invalid(fieldFaults(err)...)
 	case unavailable(err):
@@ -213,6 +218,16 @@ func toProblem(err error) *problem.Problem {
 	default: // a bug: its text stays in the log
 		return problem.Status(http.StatusInternalServerError)
 	}
+}
+
+// unsupportedAt says which member of a body asked for what a type of destination cannot do. Other errors stay as they are.
+func unsupportedAt(member string, err error) error {
+	if !errors.Is(err, activation.ErrUnsupported) {
+		return err
+	}
+	p := *toProblem(err)
+	p.Errors = []problem.FieldError{{Pointer: problem.Pointer(member), Code: p.Code, Detail: "cannot be done at this type of destination"}}
+	return &p
 }
 
 // unavailable tells whether err will go away by itself: a store is down, full or busy, or took too long.

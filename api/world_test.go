@@ -76,7 +76,8 @@ func newWorld(t testing.TB) *world {
 	w.committer = collector.NewCommitter(cfg, w.stream, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	w.stopCommits = run(t, w.committer.Run)
 	outbound := activation.Outbound{AllowPrivate: true}
-	w.destinations = activation.NewStore(w.pool, ring, lanes, webhook.New(activation.NewClient(outbound), outbound))
+	hook := webhook.New(activation.NewClient(outbound), outbound)
+	w.destinations = activation.NewStore(w.pool, ring, lanes, hook, eventsOnly{hook}, audiencesOnly{hook})
 	w.router = chi.NewRouter()
 	w.router.Post("/v1/anything-else", func(http.ResponseWriter, *http.Request) {}) // as the collector's are, beside the API
 	w.router.Mount("/", api.New(api.Config{

@@ -57,9 +57,9 @@ type SFTPConfig struct {
 }
 
 type sftpSecrets struct {
-	Password   string `json:"password,omitzero" validate:"max=1024"`
-	PrivateKey string `json:"private_key,omitzero" validate:"max=32768"`
-	Passphrase string `json:"passphrase,omitzero" validate:"max=1024"` // of the key
+	Password   string `json:"password,omitzero" validate:"max=1024" secret:"text"`
+	PrivateKey string `json:"private_key,omitzero" validate:"max=32768" secret:"text"`
+	Passphrase string `json:"passphrase,omitzero" validate:"max=1024" secret:"text"` // of the key
 }
 
 // Type returns "sftp".

@@ -120,7 +120,9 @@ func (p *Partner) Prepare(s activation.Settings) (activation.Settings, error) {
 	cfg.MeasurementID, cfg.FirebaseAppID = strings.TrimSpace(cfg.MeasurementID), strings.TrimSpace(cfg.FirebaseAppID)
 	switch {
 	case cfg.MeasurementID == "" && cfg.FirebaseAppID == "":
-		fault("/config/measurement_id", "is required, unless there is a firebase_app_id")
+		errs = append(errs, &activation.FieldError{
+			Pointer: "/config/measurement_id", Detail: "is required, unless there is a firebase_app_id", Code: activation.CodeRequired,
+		})
 	case cfg.MeasurementID != "" && cfg.FirebaseAppID != "":
 		fault("/config/firebase_app_id", "must not be given beside measurement_id: a destination is one data stream")
 	case cfg.MeasurementID != "" && !measurementID.MatchString(cfg.MeasurementID):
@@ -133,11 +135,6 @@ func (p *Partner) Prepare(s activation.Settings) (activation.Settings, error) {
 			fault("/config/api_url", wrong)
 		} else if strings.Contains(cfg.APIURL, "?") {
 			fault("/config/api_url", "must not have a query")
-		}
-	}
-	if given := sec.APISecret; given != "" { // copied with a line break, perhaps
-		if sec.APISecret = strings.TrimSpace(given); sec.APISecret == "" {
-			fault("/secrets/api_secret", "is required")
 		}
 	}
 	if cfg.DefaultCurrency != "" && !currency.MatchString(cfg.DefaultCurrency) {

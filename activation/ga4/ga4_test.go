@@ -34,8 +34,8 @@ func TestSettings(t *testing.T) {
 		{`{"measurement_id":"1234567890","region":"us","concurrency":99}`, `{"api_secret":" \n"}`, []activation.FieldError{
 			{Pointer: "/config/region", Detail: "must be one of global, eu"},
 			{Pointer: "/config/concurrency", Detail: "must be at most 16"},
-			{Pointer: "/config/measurement_id", Detail: "must be a measurement id such as G-1A2BCD345E, which is not the stream id"},
 			{Pointer: "/secrets/api_secret", Detail: "is required"},
+			{Pointer: "/config/measurement_id", Detail: "must be a measurement id such as G-1A2BCD345E, which is not the stream id"},
 		}},
 		{`{"measurement_id":"G-1A2BCD345E","firebase_app_id":"x"}`, secret, []activation.FieldError{
 			{Pointer: "/config/firebase_app_id", Detail: "must not be given beside measurement_id: a destination is one data stream"},
@@ -59,7 +59,8 @@ func TestSettings(t *testing.T) {
 			{Pointer: "/config/user_properties/user_id", Detail: "is a name that Google keeps to itself"},
 		}},
 		{`{"measurement_id":1,"more":2}`, secret, []activation.FieldError{
-			{Pointer: "/config/measurement_id", Detail: "has the wrong type"},
+			{Pointer: "/config/measurement_id", Detail: "must be a string"},
+			{Pointer: "/config/more", Detail: "is not known here"},
 			{Pointer: "/config/measurement_id", Detail: "is required, unless there is a firebase_app_id"},
 		}},
 	} {

@@ -96,6 +96,11 @@ func (p *Partner) Prepare(s activation.Settings) (activation.Settings, error) {
 	wrong := func(pointer, detail string) {
 		errs = append(errs, &activation.FieldError{Pointer: pointer, Detail: detail})
 	}
+	missing := func(pointer string) {
+		errs = append(errs, &activation.FieldError{
+			Pointer: pointer, Detail: "is required with a refresh token", Code: activation.CodeRequired,
+		})
+	}
 	if err := wire.Check(s, &cfg, &sec); err != nil {
 		errs = append(errs, err)
 	}
@@ -112,10 +117,10 @@ func (p *Partner) Prepare(s activation.Settings) (activation.Settings, error) {
 	}
 	if sec.RefreshToken != "" {
 		if cfg.ClientID == "" {
-			wrong("/config/client_id", "is required with a refresh token")
+			missing("/config/client_id")
 		}
 		if sec.ClientSecret == "" {
-			wrong("/secrets/client_secret", "is required with a refresh token")
+			missing("/secrets/client_secret")
 		}
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -218,11 +218,11 @@ func TestPrepare(t *testing.T) {
 		config, secrets string
 		want            []string
 	}{
-		"the least":               {config: least, secrets: token},
-		"nothing":                 {want: []string{"/config/account_id", "/config/source_platform", "/secrets/access_token"}},
-		"a URN":                   {config: `{"account_id":"urn:li:sponsoredAccount:512345","source_platform":"M"}`, secrets: token, want: []string{"/config/account_id"}},
-		"a number":                {config: `{"account_id":512345,"source_platform":"M"}`, secrets: token, want: []string{"/config/account_id"}},
-		"a token with a line end": {config: least, secrets: `{"access_token":"AQX\n"}`, want: []string{"/secrets/access_token"}},
+		"the least":            {config: least, secrets: token},
+		"nothing":              {want: []string{"/config/account_id", "/config/source_platform", "/secrets/access_token"}},
+		"a URN":                {config: `{"account_id":"urn:li:sponsoredAccount:512345","source_platform":"M"}`, secrets: token, want: []string{"/config/account_id"}},
+		"a number":             {config: `{"account_id":512345,"source_platform":"M"}`, secrets: token, want: []string{"/config/account_id"}},
+		"a token of two lines": {config: least, secrets: `{"access_token":"AQX\nB"}`, want: []string{"/secrets/access_token"}},
 		"half a refresh token": {
 			config: least, secrets: `{"access_token":"AQX","refresh_token":"AQW"}`, want: []string{"/config/client_id", "/secrets/client_secret"},
 		},

@@ -45,12 +45,6 @@ var version = regexp.MustCompile(`^v[1-9][0-9]?\.[0-9]$`)
 
 // tidy brings what was given of a connection into order, and tells what is wrong with it.
 func (c *Connection) tidy(sec *secrets, outbound activation.Outbound, fault func(pointer, detail string)) {
-	if given := sec.AccessToken; given != "" { // copied with a line break, perhaps
-		if sec.AccessToken = strings.TrimSpace(given); sec.AccessToken == "" {
-			fault("/secrets/access_token", "is required")
-		}
-	}
-	sec.AppSecret = strings.TrimSpace(sec.AppSecret)
 	c.APIURL = strings.TrimRight(c.APIURL, "/")
 	if wrong := outbound.CheckURL(c.APIURL); wrong != "" {
 		fault("/config/api_url", wrong)

@@ -56,7 +56,7 @@ func TestPrepare(t *testing.T) {
 				{Pointer: "/config/token_url", Detail: "is not a URL"},
 			},
 		},
-		{`{"customer_id":1111,"account_id":"2222","client_id":"c"}`, tokens, []activation.FieldError{{Pointer: "/config/customer_id", Detail: "has the wrong type"}}},
+		{`{"customer_id":1111,"account_id":"2222","client_id":"c"}`, tokens, []activation.FieldError{{Pointer: "/config/customer_id", Detail: "must be a string"}}},
 		{config, `{"developer_token":"d","refresh_token":"r","password":"p"}`, []activation.FieldError{{Pointer: "/secrets/password", Detail: "is not known here"}}},
 	} {
 		kept, err := strict.Prepare(activation.Settings{Config: jsontext.Value(tt.config), Secrets: jsontext.Value(tt.secrets)})

@@ -82,7 +82,7 @@ func NoViolations(t testing.TB, f interface{ Violations() []string }) {
 	}
 }
 
-// FieldErrors returns the *[activation.FieldError]s that are joined in an error, in order.
+// FieldErrors returns the *[activation.FieldError]s that are joined in an error, in order and without their codes.
 func FieldErrors(err error) (list []activation.FieldError) {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, e := range joined.Unwrap() {
@@ -92,7 +92,7 @@ func FieldErrors(err error) (list []activation.FieldError) {
 	}
 	var f *activation.FieldError
 	if errors.As(err, &f) {
-		list = append(list, *f)
+		list = append(list, activation.FieldError{Pointer: f.Pointer, Detail: f.Detail})
 	}
 	return list
 }

@@ -35,7 +35,7 @@ func TestPrepare(t *testing.T) {
 		{`{"advertiser_ids":[]}`, token, []activation.FieldError{{Pointer: "/config/advertiser_ids", Detail: "must have at least 1 of them"}}},
 		{`{"advertiser_ids":["7001","7001"]}`, token, []activation.FieldError{{Pointer: "/config/advertiser_ids", Detail: "must not have one twice"}}},
 		{`{"advertiser_ids":["7001","x"]}`, token, []activation.FieldError{{Pointer: "/config/advertiser_ids/1", Detail: "must be digits only"}}},
-		{`{"advertiser_ids":[7001]}`, token, []activation.FieldError{{Pointer: "/config/advertiser_ids/0", Detail: "has the wrong type"}}},
+		{`{"advertiser_ids":[7001]}`, token, []activation.FieldError{{Pointer: "/config/advertiser_ids/0", Detail: "must be a string"}}},
 		{`{"advertiser_ids":["7001"],"advertiser_id":"1"}`, token, []activation.FieldError{{Pointer: "/config/advertiser_id", Detail: "is not known here"}}},
 		{
 			`{"advertiser_ids":["7001"],"app_id":"a","phone_format":"e164","email_format":"raw","device_hash":"sha1","default_country":"de",` +

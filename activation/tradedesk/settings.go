@@ -36,7 +36,7 @@ type Config struct {
 type Secrets struct {
 	Token              string `json:"token,omitzero"` // made by somebody
 	Login              string `json:"login,omitzero"` // or had for a login and a password
-	Password           string `json:"password,omitzero"`
+	Password           string `json:"password,omitzero" secret:"text"`
 	AdvertiserSecret   string `json:"advertiser_secret,omitzero"` // or messages are signed, as they once had to be
 	DataProviderSecret string `json:"data_provider_secret,omitzero"`
 	UID2Key            string `json:"uid2_api_key" validate:"required"`
@@ -100,6 +100,11 @@ func (p *Partner) Prepare(s activation.Settings) (activation.Settings, error) {
 	wrong := func(pointer, detail string) {
 		errs = append(errs, &activation.FieldError{Pointer: pointer, Detail: detail})
 	}
+	missing := func(name, with string) {
+		errs = append(errs, &activation.FieldError{
+			Pointer: "/secrets/" + name, Detail: "is required with " + with, Code: activation.CodeRequired,
+		})
+	}
 	for _, url := range []struct{ name, given string }{
 		{"api_url", cfg.APIURL},
 		{"deletion_url", cfg.DeletionURL},
@@ -120,9 +125,9 @@ func (p *Partner) Prepare(s activation.Settings) (activation.Settings, error) {
 	case ways != 1:
 		wrong("/secrets", "must hold one of token, login and password, and advertiser_secret")
 	case sec.Login != "" && sec.Password == "":
-		wrong("/secrets/password", "is required with login")
+		missing("password", "login")
 	case sec.Login == "" && sec.Password != "":
-		wrong("/secrets/login", "is required with password")
+		missing("login", "password")
 	}
 	if sec.DataProviderSecret != "" && sec.AdvertiserSecret == "" {
 		wrong("/secrets/data_provider_secret", "goes with advertiser_secret only")

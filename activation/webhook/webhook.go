@@ -19,6 +19,7 @@ package webhook
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -26,12 +27,14 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/mubatch/mubatch/activation"
+	"github.com/mubatch/mubatch/activation/wire"
 )
 
 const (
@@ -60,9 +63,9 @@ func New(client *http.Client, cfg activation.Outbound) *Partner {
 
 // Config is what a webhook destination's config holds.
 type Config struct {
-	URL         string `json:"url"`
-	Batch       int    `json:"batch,omitzero"`       // people in one message, at most: 100
-	Concurrency int    `json:"concurrency,omitzero"` // messages at once: 4
+	URL         string `json:"url" validate:"required"`
+	Batch       int    `json:"batch,omitzero" validate:"min=0,max=1000"`     // people in one message, at most: 100
+	Concurrency int    `json:"concurrency,omitzero" validate:"min=0,max=16"` // messages at once: 4
 }
 
 // secrets is what is sealed: the present secret, and the one before it until it ends.
@@ -77,27 +80,13 @@ func (*Partner) Type() string { return "webhook" }
 
 // Prepare implements [activation.Partner]. A destination without a secret gets one.
 func (p *Partner) Prepare(s activation.Settings) (activation.Settings, error) {
-	var (
-		errs []error
-		cfg  Config
-		sec  secrets
-	)
-	if err := unmarshal(s.Config, &cfg); err != nil {
-		errs = append(errs, &activation.FieldError{Pointer: "/config", Detail: "must hold url, and may hold batch and concurrency"})
-	} else {
-		if wrong := p.outbound.CheckURL(cfg.URL); wrong != "" {
-			errs = append(errs, &activation.FieldError{Pointer: "/config/url", Detail: wrong})
-		}
-		if cfg.Batch < 0 || cfg.Batch > 1000 {
-			errs = append(errs, &activation.FieldError{Pointer: "/config/batch", Detail: "must be from 1 to 1000"})
-		}
-		if cfg.Concurrency < 0 || cfg.Concurrency > 16 {
-			errs = append(errs, &activation.FieldError{Pointer: "/config/concurrency", Detail: "must be from 1 to 16"})
-		}
+	cfg := Config{Batch: 100, Concurrency: 4}
+	var sec secrets
+	errs := []error{wire.Check(s, &cfg, &sec)}
+	if wrong := p.outbound.CheckURL(cfg.URL); cfg.URL != "" && wrong != "" {
+		errs = append(errs, &activation.FieldError{Pointer: "/config/url", Detail: wrong})
 	}
-	if err := unmarshal(s.Secrets, &sec); err != nil {
-		errs = append(errs, &activation.FieldError{Pointer: "/secrets", Detail: "may hold secret"})
-	} else if sec.Secret == "" {
+	if sec.Secret == "" {
 		sec.Secret = NewSecret()
 	} else if _, err := parseSecret(sec.Secret); err != nil {
 		errs = append(errs, &activation.FieldError{Pointer: "/secrets/secret", Detail: err.Error()})
@@ -105,38 +94,19 @@ func (p *Partner) Prepare(s activation.Settings) (activation.Settings, error) {
 	if err := errors.Join(errs...); err != nil {
 		return activation.Settings{}, err
 	}
-	if cfg.Batch == 0 {
-		cfg.Batch = 100
-	}
-	if cfg.Concurrency == 0 {
-		cfg.Concurrency = 4
-	}
-	return marshal(cfg, sec)
+	cfg.Batch, cfg.Concurrency = cmp.Or(cfg.Batch, 100), cmp.Or(cfg.Concurrency, 4)
+	return wire.Settings(cfg, sec)
 }
 
-func unmarshal(v jsontext.Value, into any) error {
-	if len(v) == 0 {
-		return nil
-	}
-	return json.Unmarshal(v, into, json.RejectUnknownMembers(true))
-}
-
-func marshal(cfg Config, sec secrets) (activation.Settings, error) {
-	config, err := json.Marshal(cfg)
-	if err != nil {
-		return activation.Settings{}, fmt.Errorf("encode a webhook's config: %w", err)
-	}
-	sealed, err := json.Marshal(sec)
-	if err != nil {
-		return activation.Settings{}, fmt.Errorf("encode a webhook's secrets: %w", err)
-	}
-	return activation.Settings{Config: config, Secrets: sealed}, nil
+func read(s activation.Settings) (cfg Config, sec secrets, err error) {
+	err = wire.Read(s, &cfg, &sec)
+	return cfg, sec, err
 }
 
 // Mask shows the last four characters of each secret.
 func (*Partner) Mask(v jsontext.Value) map[string]string {
-	var sec secrets
-	if unmarshal(v, &sec) != nil || sec.Secret == "" {
+	_, sec, err := read(activation.Settings{Secrets: v})
+	if err != nil || sec.Secret == "" {
 		return nil
 	}
 	shown := map[string]string{"secret": mask(sec.Secret)}
@@ -150,8 +120,8 @@ func mask(secret string) string { return secretPrefix + "…" + secret[max(0, le
 
 // Rotate makes a new secret. For a day messages are signed with both.
 func (*Partner) Rotate(v jsontext.Value, now time.Time) (jsontext.Value, map[string]string, error) {
-	var sec secrets
-	if err := unmarshal(v, &sec); err != nil {
+	_, sec, err := read(activation.Settings{Secrets: v})
+	if err != nil {
 		return nil, nil, fmt.Errorf("read a webhook's secrets: %w", err)
 	}
 	sec = secrets{Secret: NewSecret(), Previous: sec.Secret, Until: now.Add(overlap).UTC()}
@@ -159,10 +129,30 @@ func (*Partner) Rotate(v jsontext.Value, now time.Time) (jsontext.Value, map[str
 	return kept, map[string]string{"secret": sec.Secret}, err
 }
 
+// Replace implements [activation.Rotator]: without a secret the present one stays, and another one is given a day beside it.
+func (*Partner) Replace(present, given jsontext.Value, now time.Time) jsontext.Value {
+	_, old, err := read(activation.Settings{Secrets: present})
+	if err != nil || old.Secret == "" {
+		return given
+	}
+	_, fresh, err := read(activation.Settings{Secrets: given})
+	if err != nil {
+		return given // Prepare says what is wrong with it
+	}
+	switch strings.TrimSpace(fresh.Secret) {
+	case "", old.Secret:
+		return present
+	}
+	kept, err := json.Marshal(secrets{Secret: fresh.Secret, Previous: old.Secret, Until: now.Add(overlap).UTC()})
+	if err != nil {
+		return given
+	}
+	return kept
+}
+
 // Limits implements [activation.Partner].
 func (*Partner) Limits(t activation.Target) activation.Limits {
-	var cfg Config
-	_ = unmarshal(t.Config, &cfg) // what does not decode is reported when a message is made
+	cfg, _, _ := read(t.Settings) // what does not decode is reported when a message is made
 	return activation.Limits{
 		Members: cfg.Batch, Events: 1, Mixed: true, Concurrency: cfg.Concurrency, Timeout: timeout, ByProfile: true,
 	}
@@ -200,12 +190,9 @@ func (p *Partner) Test(ctx context.Context, to activation.Target) activation.Out
 }
 
 func (p *Partner) post(ctx context.Context, to activation.Target, id string, body []byte) activation.Outcome {
-	var (
-		cfg Config
-		sec secrets
-	)
-	if err := errors.Join(unmarshal(to.Config, &cfg), unmarshal(to.Secrets, &sec)); err != nil {
-		return activation.Outcome{Class: activation.Config, Reason: "the destination's settings cannot be read"}
+	cfg, sec, err := read(to.Settings)
+	if err != nil {
+		return wire.BadSettings()
 	}
 	now := time.Now()
 	keys, err := sec.keys(now)
@@ -225,7 +212,7 @@ func (p *Partner) post(ctx context.Context, to activation.Target, id string, bod
 	if err != nil {
 		reason, unknown := activation.Failure(err)
 		class := activation.Retry
-		if errors.Is(err, activation.ErrInsecure) {
+		if activation.Misconfigured(err) {
 			class = activation.Config
 		}
 		return activation.Outcome{Class: class, Unknown: unknown, Reason: reason}

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mubatch/mubatch/activation"
+	"github.com/mubatch/mubatch/activation/partnertest"
 )
 
 // The vectors are those of the Standard Webhooks libraries' own tests.
@@ -62,21 +63,16 @@ func TestPrepare(t *testing.T) {
 	}{
 		"a URL is enough":            {`{"url":"https://example.com/hook"}`, ``, nil},
 		"a URL is needed":            {``, ``, []string{"/config/url"}},
-		"an unknown member":          {`{"url":"https://example.com/","urll":1}`, ``, []string{"/config"}},
+		"an unknown member":          {`{"url":"https://example.com/","urll":1}`, ``, []string{"/config/urll"}},
 		"a batch that is too large":  {`{"url":"https://example.com/","batch":1001}`, ``, []string{"/config/batch"}},
 		"too much at once":           {`{"url":"https://example.com/","concurrency":17}`, ``, []string{"/config/concurrency"}},
 		"a secret that is too short": {`{"url":"https://example.com/"}`, `{"secret":"whsec_AAAA"}`, []string{"/secrets/secret"}},
-		"everything is told at once": {`{"url":"http://x/","batch":-1}`, `{"secret":"x"}`, []string{"/config/url", "/config/batch", "/secrets/secret"}},
+		"everything is told at once": {`{"url":"http://x/","batch":-1}`, `{"secret":"x"}`, []string{"/config/batch", "/config/url", "/secrets/secret"}},
 	} {
 		_, err := p.Prepare(activation.Settings{Config: jsontext.Value(tc.config), Secrets: jsontext.Value(tc.secrets)})
 		var got []string
-		if joined, ok := err.(interface{ Unwrap() []error }); ok {
-			for _, err := range joined.Unwrap() {
-				var field *activation.FieldError
-				if errors.As(err, &field) {
-					got = append(got, field.Pointer)
-				}
-			}
+		for _, field := range partnertest.FieldErrors(err) {
+			got = append(got, field.Pointer)
 		}
 		if diff := cmp.Diff(tc.want, got); diff != "" {
 			t.Errorf("%s: fields (-want +got):\n%s", name, diff)
@@ -96,8 +92,9 @@ func TestRotate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var before, after secrets
-	if err := errors.Join(unmarshal(first.Secrets, &before), unmarshal(kept, &after)); err != nil {
+	_, before, err := read(activation.Settings{Secrets: first.Secrets})
+	_, after, wrong := read(activation.Settings{Secrets: kept})
+	if err := errors.Join(err, wrong); err != nil {
 		t.Fatal(err)
 	}
 	if after.Previous != before.Secret || after.Secret != shown["secret"] || after.Secret == before.Secret {
@@ -205,5 +202,28 @@ func TestEncode(t *testing.T) {
 	many.Members[0].Person.Identifiers[0].Value = strings.Repeat("x", 2*maxBody)
 	if _, took, err = encode(many); err != nil || took != 1 {
 		t.Errorf("of one large member it took %d, %v, want 1", took, err)
+	}
+}
+
+func TestReplace(t *testing.T) {
+	t.Parallel()
+	p := New(nil, activation.Outbound{})
+	first, other := NewSecret(), NewSecret()
+	present := jsontext.Value(`{"secret":"` + first + `"}`)
+	now := time.Now()
+	for given, want := range map[string]secrets{
+		`{}`:                            {Secret: first},
+		`{"secret":"` + first + `"}`:    {Secret: first},
+		`{"secret":" ` + first + `\n"}`: {Secret: first},
+		`{"secret":"` + other + `"}`:    {Secret: other, Previous: first, Until: now.Add(overlap).UTC()},
+		`{"secret":"whsec_AAAA"}`:       {Secret: "whsec_AAAA", Previous: first, Until: now.Add(overlap).UTC()}, // for Prepare to refuse
+	} {
+		_, got, err := read(activation.Settings{Secrets: p.Replace(present, jsontext.Value(given), now)})
+		if err != nil || got.Secret != want.Secret || got.Previous != want.Previous || !got.Until.Equal(want.Until) {
+			t.Errorf("%s: %+v, %v, want %+v", given, got, err, want)
+		}
+	}
+	if got := p.Replace(present, jsontext.Value(`{"secrett":"x"}`), now); string(got) != `{"secrett":"x"}` {
+		t.Errorf("what cannot be read becomes %s", got)
 	}
 }

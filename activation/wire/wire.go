@@ -10,7 +10,6 @@ package wire
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -73,7 +72,7 @@ func Do(ctx context.Context, client *http.Client, r Request) (Answer, activation
 	if err != nil {
 		reason, unknown := activation.Failure(err)
 		class := activation.Retry
-		if errors.Is(err, activation.ErrInsecure) {
+		if activation.Misconfigured(err) {
 			class = activation.Config
 		}
 		return Answer{}, activation.Outcome{Class: class, Unknown: unknown, Reason: reason}

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -184,7 +185,9 @@ func TestSettings(t *testing.T) {
 		List  []string `json:"list,omitzero" validate:"omitempty,min=2,max=3,unique,dive,number"`
 	}
 	type secrets struct {
-		Token string `json:"token" validate:"required"`
+		Token    string `json:"token" validate:"required"`
+		Other    string `json:"other,omitzero" validate:"required_without=Token"`
+		Password string `json:"password,omitzero" secret:"text"`
 	}
 	for _, tt := range []struct {
 		config, secrets string
@@ -196,15 +199,31 @@ func TestSettings(t *testing.T) {
 			{Pointer: "/config/nested/format", Detail: "must be one of a, b"},
 			{Pointer: "/config/batch", Detail: "must be at most 10"},
 			{Pointer: "/secrets/token", Detail: "is required"},
+			{Pointer: "/secrets/other", Detail: "is required, unless there is a token"},
 		}},
 		{`{"account":"1","list":["2","x"]}`, `{"token":"t"}`, []activation.FieldError{{Pointer: "/config/list/1", Detail: "must be digits only"}}},
 		{`{"account":"1","list":["2"]}`, `{"token":"t"}`, []activation.FieldError{{Pointer: "/config/list", Detail: "must have at least 2 of them"}}},
 		{`{"account":"1","list":["2","3","4","5"]}`, `{"token":"t"}`, []activation.FieldError{{Pointer: "/config/list", Detail: "must have at most 3 of them"}}},
 		{`{"account":"1","list":["2","2"]}`, `{"token":"t"}`, []activation.FieldError{{Pointer: "/config/list", Detail: "must not have one twice"}}},
 		{`{"account":1}`, `{"token":"t","more":1}`, []activation.FieldError{
-			{Pointer: "/config/account", Detail: "has the wrong type"}, {Pointer: "/secrets/more", Detail: "is not known here"},
+			{Pointer: "/config/account", Detail: "must be a string"}, {Pointer: "/secrets/more", Detail: "is not known here"},
 		}},
-		{`[]`, `{"token":"t"}`, []activation.FieldError{{Pointer: "/config", Detail: "cannot be read"}}},
+		{`[]`, `{"token":"t"}`, []activation.FieldError{{Pointer: "/config", Detail: "must be an object"}}},
+		{`{"account":7,"batch":"1","nested":{"format":true,"x":{}},"list":["2",3,"x"],"more":1}`, `{"token":[]}`, []activation.FieldError{
+			{Pointer: "/config/account", Detail: "must be a string"},
+			{Pointer: "/config/batch", Detail: "must be a whole number"},
+			{Pointer: "/config/list/1", Detail: "must be a string"},
+			{Pointer: "/config/more", Detail: "is not known here"},
+			{Pointer: "/config/nested/format", Detail: "must be a string"},
+			{Pointer: "/config/nested/x", Detail: "is not known here"},
+			{Pointer: "/config/list/2", Detail: "must be digits only"},
+			{Pointer: "/secrets/token", Detail: "must be a string"},
+			{Pointer: "/secrets/other", Detail: "is required, unless there is a token"},
+		}},
+		{`{"account":"1"}`, `{"token":"a b","password":" a b "}`, []activation.FieldError{{Pointer: "/secrets/token", Detail: "holds a space or line break"}}},
+		{`{"account":"1"}`, `{"token":" \n"}`, []activation.FieldError{
+			{Pointer: "/secrets/token", Detail: "is required"}, {Pointer: "/secrets/other", Detail: "is required, unless there is a token"},
+		}},
 	} {
 		var (
 			c config
@@ -223,6 +242,21 @@ func TestSettings(t *testing.T) {
 			t.Errorf("read back: %+v, %v", again, err)
 		}
 	}
+	var s secrets
+	err := wire.Check(activation.Settings{
+		Config: jsontext.Value(`{"account":"1"}`), Secrets: jsontext.Value(`{"token":"\tt-1\r\n","password":" p "}`),
+	}, &config{}, &s)
+	if err != nil || s.Token != "t-1" || s.Password != " p " {
+		t.Errorf("secrets with white space around them are kept as %+v, %v", s, err)
+	}
+	err = wire.Check(activation.Settings{Config: jsontext.Value(`{"batch":"1","x":2,"list":[""]}`)}, &config{}, nil)
+	var codes []string
+	for _, e := range err.(interface{ Unwrap() []error }).Unwrap()[0].(interface{ Unwrap() []error }).Unwrap() {
+		codes = append(codes, e.(*activation.FieldError).Code)
+	}
+	if want := []string{"wrong_type", "unknown_member", "required", ""}; !slices.Equal(codes, want) {
+		t.Errorf("the codes of %v are %q, want %q", err, codes, want)
+	}
 	ordered := map[string]int{"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}
 	for range 20 {
 		kept, err := wire.Settings(ordered, ordered)
@@ -235,5 +269,18 @@ func TestSettings(t *testing.T) {
 	}
 	if got := wire.Mask("short"); got != "…" {
 		t.Errorf("Mask of a short secret = %q", got)
+	}
+}
+
+func TestHeadersThatCannotBeSent(t *testing.T) {
+	t.Parallel()
+	client := activation.NewClient(activation.Outbound{AllowPrivate: true})
+	for _, value := range []string{"Bearer a\nb", "Bearer a\x00", "Bearer a\x7f"} {
+		_, o := wire.Do(t.Context(), client, wire.Request{
+			Method: "GET", URL: "http://127.0.0.1:1/", Header: http.Header{"Authorization": {value}},
+		})
+		if o.Class != activation.Config || o.Unknown || o.Reason != activation.ErrHeader.Error() {
+			t.Errorf("%q: %+v, want the class config, and why", value, o)
+		}
 	}
 }
