@@ -292,6 +292,32 @@ func TestAnErasureLeavesWhatNeverWasTheirs(t *testing.T) {
 	}
 }
 
+// An address is nobody's own: that somebody who was known by it is being forgotten does not stand for all who are.
+func TestAnErasureOfASharedAddressIsOneOfItsOwn(t *testing.T) {
+	t.Parallel()
+	c := newCrew(t, 3)
+	for _, user := range []string{"ada", "bob"} {
+		c.send(profilestest.Event{
+			Type: "identify", User: user, At: profilestest.Start, Traits: map[string]any{"email": "home@example.com"},
+		})
+	}
+	c.settle()
+	home := profiles.Identifier{Kind: profiles.Email, Value: "home@example.com"}
+	ada := c.erase(profiles.Identifier{Kind: profiles.UserID, Value: "ada"})
+	both := c.erase(home)
+	if both.ID == ada.ID {
+		t.Fatal("whoever else has the address is not forgotten")
+	}
+	if again := c.erase(home); again.ID != both.ID {
+		t.Errorf("asked again, it is %d, not %d", again.ID, both.ID)
+	}
+	c.finish(ada.ID)
+	c.finish(both.ID)
+	if left := c.everybody(); len(left) > 0 {
+		t.Errorf("still there: %v", left)
+	}
+}
+
 func keyOf(kind, value string) profiles.Key {
 	return profilestest.Secret.Key(profiles.Identifier{Kind: kind, Value: value})
 }

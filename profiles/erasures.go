@@ -51,7 +51,7 @@ func NewErasures(db database, lanes int, keys *activation.KeyRing) *Erasures {
 
 // Ask has the person who is known by an identifier forgotten: everybody who is, if several are. From its commit on, events
 // that name any of the person's identifiers are kept out. It may be repeated: while an erasure is under way, another one of
-// an identifier that it is about is the same one, and made is false.
+// an identifier that is its person's own is the same one, and made is false.
 func (s *Erasures) Ask(ctx context.Context, workspace int32, secret Secret, n NewErasure) (e Erasure, made bool, err error) {
 	const insert = `
 		INSERT INTO erasures (workspace_id, kind, hash, reason, api_key_id, api_key_name)
@@ -76,7 +76,7 @@ func (s *Erasures) Ask(ctx context.Context, workspace int32, secret Secret, n Ne
 		if err != nil {
 			return err
 		}
-		id, err := s.underWay(ctx, tx, workspace, g.hash(n.Key), len(known) > 1)
+		id, err := s.underWay(ctx, tx, workspace, n.Key, g.hash(n.Key), len(known) > 1)
 		if err != nil || id != 0 {
 			e.ID = id
 			return err
@@ -152,15 +152,25 @@ func (r *Reader) Known(ctx context.Context, workspace int32, key Key) ([]*Profil
 	return append(slices.DeleteFunc(found, func(q *Profile) bool { return q.ID == p.ID }), p), nil
 }
 
-// underWay returns the erasure that an identifier's tombstone is of, if it is not complete. Once the lanes are done, whoever
-// is known by the identifier has come back since, and is to be forgotten anew.
-func (s *Erasures) underWay(ctx context.Context, tx pgx.Tx, workspace int32, hash []byte, anybody bool) (id int64, err error) {
+// underWay returns an erasure, not complete, that is about whoever an identifier is of: it was asked for by it, or has found
+// it to be the person's own. One that merely left its tombstone, because its person could be found by it, is not: others may
+// be, too. Once the lanes are done, whoever is known by the identifier has come back since, and is to be forgotten anew.
+func (s *Erasures) underWay(
+	ctx context.Context, tx pgx.Tx, workspace int32, key Key, hash []byte, anybody bool,
+) (id int64, err error) {
 	const query = `
 		SELECT e.id
-		FROM tombstones AS t
-		JOIN erasures AS e ON e.id = t.erasure_id
-		WHERE t.workspace_id = @workspace AND t.hash = @hash AND e.completed_at IS NULL AND (e.erased_at IS NULL OR NOT @anybody)`
-	err = tx.QueryRow(ctx, query, pgx.StrictNamedArgs{"workspace": workspace, "hash": hash, "anybody": anybody}).Scan(&id)
+		FROM erasures AS e
+		WHERE e.workspace_id = @workspace AND e.completed_at IS NULL AND (e.erased_at IS NULL OR NOT @anybody)
+			AND (e.hash = @hash OR EXISTS (
+				SELECT
+				FROM erasure_keys AS k
+				WHERE k.erasure_id = e.id AND k.key = @key AND k.role IN (1, 2)))
+		ORDER BY e.id
+		LIMIT 1`
+	err = tx.QueryRow(ctx, query, pgx.StrictNamedArgs{
+		"workspace": workspace, "key": key, "hash": hash, "anybody": anybody,
+	}).Scan(&id)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, nil
 	}
