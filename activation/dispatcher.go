@@ -215,6 +215,9 @@ func (d *Dispatcher) tidying(ctx context.Context) error {
 			more = more || still
 		}
 		if err == nil {
+			err = d.queue.forgetMappings(ctx)
+		}
+		if err == nil {
 			err = d.queue.letGo(ctx)
 		}
 		if err != nil && ctx.Err() == nil {

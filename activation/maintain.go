@@ -68,10 +68,6 @@ func (q *queue) forgetOld(ctx context.Context, before time.Time, chunks int) (mo
 		WHERE lane = @lane AND destination_id = @destination AND done_at < @before AND id IN (
 			SELECT id FROM activation_receipts
 			WHERE lane = @lane AND destination_id = @destination AND done_at < @before LIMIT @chunk)`,
-		`DELETE FROM activation_mappings
-		WHERE lane = @lane AND destination_id = @destination AND until < @before AND identifiers IN (
-			SELECT identifiers FROM activation_mappings
-			WHERE lane = @lane AND destination_id = @destination AND until < @before LIMIT @chunk)`,
 	} {
 		const all = `SELECT id FROM destinations ORDER BY id`
 		rows, _ := q.pool.Query(ctx, all)
@@ -100,6 +96,24 @@ func (q *queue) forgetOld(ctx context.Context, before time.Time, chunks int) (mo
 		}
 	}
 	return more, nil
+}
+
+// forgetMappings forgets what operators called people, once it has ended: nobody asks for it any more. So what they called
+// somebody who was forgotten here, and to whom nothing was sent under it, is kept no longer than they said that it holds.
+func (q *queue) forgetMappings(ctx context.Context) error {
+	const query = `
+		DELETE FROM activation_mappings
+		WHERE lane = @lane AND (destination_id, identifiers) IN (
+			SELECT destination_id, identifiers
+			FROM activation_mappings
+			WHERE lane = @lane AND until < now()
+			LIMIT @chunk)`
+	for lane := range q.lanes {
+		if _, err := inChunks(ctx, q.pool, query, pgx.StrictNamedArgs{"lane": lane}); err != nil {
+			return fmt.Errorf("forget mapped identifiers of lane %d: %w", lane, err)
+		}
+	}
+	return nil
 }
 
 // letGo forgets detached segments whose partner holds nobody because of them any more.
