@@ -97,6 +97,10 @@ func (l *Lane) eraseChunk(ctx context.Context, e erasure) (worked bool, res Resu
 			return x.save(ctx, tx, !more)
 		},
 	})
+	if errors.Is(err, errBusy) {
+		l.eraseAt = time.Now().Add(100 * time.Millisecond)
+		return true, Result{}, nil
+	}
 	if IsBug(err) { // builds are not to wait for it
 		l.log.ErrorContext(ctx, "an erasure does not get on, will try again", "erasure", e.id, "in", putOff, "err", err)
 		l.eraseAt = time.Now().Add(putOff)
@@ -133,12 +137,19 @@ type eraser struct {
 	deleted map[string]int64
 }
 
-// load locks the erasure, so that one lane at a time adds to it, and reads whom it is about.
+// errBusy says that another lane works at an erasure.
+var errBusy = errors.New("another lane works at the erasure")
+
+// load locks the erasure, so that one lane at a time adds to it, and reads whom it is about. It waits for no other lane, but
+// returns errBusy: the lane has others to serve.
 func (x *eraser) load(ctx context.Context, tx pgx.Tx) error {
-	const lock = `SELECT round, erased_at IS NOT NULL FROM erasures WHERE id = @id FOR UPDATE`
+	const lock = `SELECT round, erased_at IS NOT NULL FROM erasures WHERE id = @id FOR UPDATE SKIP LOCKED`
 	const query = `SELECT key, role FROM erasure_keys WHERE erasure_id = @id`
 	x.keys, x.added = map[Key]int16{}, map[Key]bool{}
 	if err := tx.QueryRow(ctx, lock, pgx.StrictNamedArgs{"id": x.id}).Scan(&x.round, &x.over); err != nil {
+		if errors.Is(err, pgx.ErrNoRows) {
+			return errBusy
+		}
 		return fmt.Errorf("lock erasure: %w", err)
 	}
 	rows, _ := tx.Query(ctx, query, pgx.StrictNamedArgs{"id": x.id})
