@@ -34,11 +34,12 @@ const audiences = `
 		) n
 	)`
 
-// theirs are the rows of some people of a lane.
+// theirs are the rows of some people of a lane, at the destinations of their workspace.
 const theirs = `
 	WITH RECURSIVE` + audiences + `, theirs AS MATERIALIZED (
 		SELECT a.destination_id, a.segment_id, a.profile_id
 		FROM audiences
+		JOIN destinations d ON d.id = audiences.destination_id AND d.workspace_id = @workspace
 		CROSS JOIN unnest(@profiles::uuid[]) AS p (id)
 		JOIN activations a ON a.lane = @lane AND a.destination_id = audiences.destination_id
 			AND a.segment_id = audiences.segment_id AND a.profile_id = p.id
@@ -48,14 +49,18 @@ const theirs = `
 
 // Erase has every destination that may hold something of some people of a lane told to remove it, in the transaction in
 // which the lane forgets them, and after the changes of that transaction were enqueued. It may be repeated.
-func (l *Ledger) Erase(ctx context.Context, tx pgx.Tx, lane int, erasure int64, profiles []ProfileID) error {
+//
+// Messages that were to be tried again and say something of them are made anew without them.
+func (l *Ledger) Erase(
+	ctx context.Context, tx pgx.Tx, lane int, workspace int32, erasure int64, profiles []ProfileID,
+) error {
 	if len(profiles) == 0 {
 		return nil
 	}
 	// An add that is under way may arrive: it is waited for, and what it brought removed.
 	const note = theirs + `
-		INSERT INTO erasure_removes (erasure_id, destination_id, segment_id, lane, profile_id)
-		SELECT @erasure, a.destination_id, a.segment_id, @lane, a.profile_id
+		INSERT INTO erasure_removes (erasure_id, destination_id, segment_id, lane, profile_id, told)
+		SELECT @erasure, a.destination_id, a.segment_id, @lane, a.profile_id, a.sent IS DISTINCT FROM false
 		FROM theirs t
 		JOIN activations a ON a.lane = @lane AND a.destination_id = t.destination_id AND a.segment_id = t.segment_id
 			AND a.profile_id = t.profile_id
@@ -83,7 +88,8 @@ func (l *Ledger) Erase(ctx context.Context, tx pgx.Tx, lane int, erasure int64, 
 		FROM theirs t
 		WHERE a.lane = @lane AND a.destination_id = t.destination_id AND a.segment_id = t.segment_id
 			AND a.profile_id = t.profile_id AND a.cause <> 'erasure'`
-	// What an operator called the person is remembered under something else; what was sent says which it is.
+	// What an operator called the person is remembered under something else; what was sent says which it is. Where nothing
+	// was sent, nothing does: that is forgotten when it ends, which is the operator's to say.
 	const mappings = theirs + `
 		DELETE FROM activation_mappings m
 		USING theirs t
@@ -91,15 +97,126 @@ func (l *Ledger) Erase(ctx context.Context, tx pgx.Tx, lane int, erasure int64, 
 			AND a.profile_id = t.profile_id
 		WHERE m.destination_id = a.destination_id AND a.sent_identifiers IS NOT NULL
 			AND m.mapped -> 'ids' = a.sent_identifiers -> 'ids'`
-	args := pgx.StrictNamedArgs{"lane": lane, "profiles": profiles, "erasure": erasure}
+	made, err := unmake(ctx, tx, lane, workspace, profiles, nil)
+	if err != nil {
+		return err
+	}
 	for _, query := range []string{note, remove, mappings} {
-		left := pgx.StrictNamedArgs{"lane": lane, "profiles": profiles}
+		args := pgx.StrictNamedArgs{"lane": lane, "workspace": workspace, "profiles": profiles}
 		if query == note {
-			left = args
+			args["erasure"] = erasure
 		}
-		if _, err := tx.Exec(ctx, query, left); err != nil {
+		if _, err := tx.Exec(ctx, query, args); err != nil {
 			return fmt.Errorf("have what destinations hold removed: %w", err)
 		}
+	}
+	return free(ctx, tx, lane, made)
+}
+
+// unmade is a message that is not sent again as it was.
+type unmade struct {
+	ID, Destination, Segment int64
+	Profiles                 []ProfileID
+	Versions                 []int64
+	Removing                 int
+}
+
+// unmake deletes the messages of a lane that say something of some people and are not being sent, if they were first tried
+// up to a moment, or at all. What they leave behind is for [free]. It locks messages and no rows, so it comes before
+// whatever locks rows; and since the caller may have locked rows all the same, it waits for nobody. Who has a message just
+// now finds that the person's row has left it, or gives it back, and [Ledger.Forget] comes by again. The messages of a lane
+// are those under way: all of them may be looked at.
+func unmake(
+	ctx context.Context, tx pgx.Tx, lane int, workspace int32, profiles []ProfileID, upTo *time.Time,
+) ([]unmade, error) {
+	const query = `
+		WITH chosen AS (
+			SELECT b.id
+			FROM activation_batches b
+			JOIN destinations d ON d.id = b.destination_id AND d.workspace_id = @workspace
+			WHERE b.lane = @lane AND b.claim_token IS NULL AND b.profiles && @profiles::uuid[]
+				AND (@up_to::timestamptz IS NULL OR b.created_at <= @up_to)
+			ORDER BY b.id
+			FOR UPDATE OF b SKIP LOCKED
+		)
+		DELETE FROM activation_batches b
+		USING chosen
+		WHERE b.lane = @lane AND b.id = chosen.id
+		RETURNING b.id, b.destination_id, b.segment_id, b.profiles, b.versions, b.removing`
+	rows, _ := tx.Query(ctx, query, pgx.StrictNamedArgs{
+		"lane": lane, "workspace": workspace, "profiles": profiles, "up_to": upTo,
+	})
+	made, err := pgx.CollectRows(rows, pgx.RowToStructByPos[unmade])
+	if err != nil {
+		return nil, fmt.Errorf("unmake messages about a person: %w", err)
+	}
+	return made, nil
+}
+
+// free has whoever else was in messages of a lane that were unmade sent anew, and takes back what they were to take away:
+// rows, then holdings. A row that somebody else has just now is freed when it is due, as any is whose message is not there.
+func free(ctx context.Context, tx pgx.Tx, lane int, made []unmade) error {
+	const people = `
+		WITH chosen AS (
+			SELECT profile_id
+			FROM activations
+			WHERE lane = @lane AND destination_id = @destination AND segment_id = @segment
+				AND profile_id = ANY(@profiles::uuid[]) AND batch_id = @id AND status = 'pending'
+			ORDER BY profile_id
+			FOR UPDATE SKIP LOCKED
+		)
+		UPDATE activations a
+		SET batch_id = NULL
+		FROM chosen
+		WHERE a.lane = @lane AND a.destination_id = @destination AND a.segment_id = @segment
+			AND a.profile_id = chosen.profile_id`
+	const events = `
+		WITH chosen AS (
+			SELECT id
+			FROM conversions
+			WHERE lane = @lane AND destination_id = @destination AND id = ANY(@versions::bigint[]) AND batch_id = @id
+				AND status = 'pending'
+			ORDER BY id
+			FOR UPDATE SKIP LOCKED
+		)
+		UPDATE conversions c
+		SET batch_id = NULL
+		FROM chosen
+		WHERE c.lane = @lane AND c.destination_id = @destination AND c.id = chosen.id`
+	const unmark = `
+		WITH marked AS (
+			SELECT lane, destination_id, segment_id, identifier
+			FROM holdings
+			WHERE removing = ANY(@ids::bigint[])
+			ORDER BY lane, identifier
+			FOR UPDATE
+		)
+		UPDATE holdings h
+		SET removing = NULL
+		FROM marked m
+		WHERE h.lane = m.lane AND h.destination_id = m.destination_id AND h.segment_id = m.segment_id
+			AND h.identifier = m.identifier`
+	var marked []int64
+	for _, m := range made {
+		args := pgx.StrictNamedArgs{"lane": lane, "destination": m.Destination, "id": m.ID}
+		query := events
+		if m.Segment == 0 {
+			args["versions"] = m.Versions
+		} else {
+			query, args["segment"], args["profiles"] = people, m.Segment, m.Profiles
+		}
+		if _, err := tx.Exec(ctx, query, args); err != nil {
+			return fmt.Errorf("have others sent anew: %w", err)
+		}
+		if m.Removing > 0 {
+			marked = append(marked, m.ID)
+		}
+	}
+	if len(marked) == 0 {
+		return nil
+	}
+	if _, err := tx.Exec(ctx, unmark, pgx.StrictNamedArgs{"ids": marked}); err != nil {
+		return fmt.Errorf("take back what messages were to take away: %w", err)
 	}
 	return nil
 }
@@ -108,18 +225,20 @@ func (l *Ledger) Erase(ctx context.Context, tx pgx.Tx, lane int, erasure int64, 
 // them there. It returns how many.
 func (l *Ledger) Released(ctx context.Context, pool *pgxpool.Pool) (n int, err error) {
 	// Whoever is wanted again has come back since: what there is to remove of before goes with the message that adds them.
+	// Whoever was told of, and has been let go of without a word, has all identifiers in common with others there.
 	const query = `
 		WITH done AS (
-			SELECT r.id, a.profile_id IS NULL AS gone, coalesce(a.wanted, false) AS wanted, v.at, v.status
+			SELECT r.id, a.profile_id IS NULL AS gone, coalesce(a.wanted, false) AS wanted, v.at, v.status,
+				coalesce(v.entered, r.told) AS shared
 			FROM erasure_removes r
 			LEFT JOIN activations a ON a.lane = r.lane AND a.destination_id = r.destination_id
 				AND a.segment_id = r.segment_id AND a.profile_id = r.profile_id
 			LEFT JOIN LATERAL (
-				SELECT v.at, t.status
+				SELECT v.at, v.entered, t.status
 				FROM deliveries v
 				JOIN activation_attempts t ON t.lane = v.lane AND t.id = v.attempt_id
 				WHERE v.lane = r.lane AND v.profile_id = r.profile_id AND v.destination_id = r.destination_id
-					AND v.segment_id = r.segment_id AND NOT v.entered AND v.outcome = 'ok'
+					AND v.segment_id = r.segment_id AND v.outcome = 'ok'
 				ORDER BY v.id DESC
 				LIMIT 1
 			) v ON true
@@ -130,9 +249,13 @@ func (l *Ledger) Released(ctx context.Context, pool *pgxpool.Pool) (n int, err e
 			FOR UPDATE OF r SKIP LOCKED
 		), released AS (
 			UPDATE erasure_removes r
-			SET outcome = CASE WHEN d.gone THEN 'destination_deleted' WHEN d.wanted THEN 'returned' ELSE 'acknowledged' END,
-				status = CASE WHEN d.gone OR d.wanted THEN 0 ELSE coalesce(d.status, 0) END,
-				at = CASE WHEN d.gone OR d.wanted THEN now() ELSE coalesce(d.at, now()) END
+			SET outcome = CASE
+					WHEN d.gone THEN 'destination_deleted'
+					WHEN d.wanted THEN 'returned'
+					WHEN d.shared THEN 'shared'
+					ELSE 'acknowledged' END,
+				status = CASE WHEN d.gone OR d.wanted OR d.shared THEN 0 ELSE coalesce(d.status, 0) END,
+				at = CASE WHEN d.gone OR d.wanted OR d.shared THEN now() ELSE coalesce(d.at, now()) END
 			FROM done d
 			WHERE r.id = d.id
 			RETURNING r.lane, r.destination_id, r.segment_id, r.profile_id, r.outcome
@@ -173,11 +296,12 @@ func (l *Ledger) Waiting(ctx context.Context, tx pgx.Tx, erasure int64) (n int, 
 	return n, nil
 }
 
-// Forget takes out of the ledger of a lane, and of everything beside it, what is left of people who were forgotten at a
-// moment and of whom no destination holds anything any more. Lines of the ledger stay, without saying of whom they are. It
-// tells whether something is left for now.
+// Forget takes out of the ledger, and of everything beside it, what is left of somebody who was forgotten at a moment and of
+// whom no destination holds anything any more. Lines of the ledger stay, without saying of whom they are. Those about events
+// are in the lanes of the events, so every lane is looked at for all of the person's ids. It tells whether something is left
+// for now.
 func (l *Ledger) Forget(
-	ctx context.Context, tx pgx.Tx, lane int, erasure int64, profiles []ProfileID, at time.Time,
+	ctx context.Context, tx pgx.Tx, lanes int, workspace int32, erasure int64, profiles []ProfileID, at time.Time,
 ) (left bool, err error) {
 	const rows = theirs + `
 		DELETE FROM activations a
@@ -187,39 +311,45 @@ func (l *Ledger) Forget(
 			AND a.sent = false AND a.sent_identifiers IS NULL`
 	const receipts = `
 		UPDATE activation_receipts
-		SET profiles = array_replace(profiles, p.id, @nobody)
-		FROM unnest(@profiles::uuid[]) AS p (id)
-		WHERE lane = @lane AND poll_at IS NULL AND profiles @> ARRAY[p.id]`
+		SET profiles = ARRAY(
+			SELECT CASE WHEN p.id = ANY(@profiles::uuid[]) THEN @nobody ELSE p.id END
+			FROM unnest(profiles) WITH ORDINALITY AS p (id, n)
+			ORDER BY p.n)
+		WHERE lane = ANY(@lanes::smallint[]) AND poll_at IS NULL AND profiles && @profiles::uuid[]`
 	const removes = `
 		UPDATE erasure_removes
 		SET profile_id = NULL
-		WHERE erasure_id = @erasure AND lane = @lane`
+		WHERE erasure_id = @erasure`
 	const under = `
 		SELECT EXISTS (
 			SELECT
 			FROM activation_batches
-			WHERE lane = @lane AND profiles && @profiles::uuid[] AND created_at <= @at)
+			WHERE lane = ANY(@lanes::smallint[]) AND profiles && @profiles::uuid[] AND created_at <= @at)
 		OR EXISTS (
 			SELECT
 			FROM activation_receipts
-			WHERE lane = @lane AND profiles && @profiles::uuid[] AND accepted_at <= @at AND poll_at IS NOT NULL)`
-	err = tx.QueryRow(ctx, under, pgx.StrictNamedArgs{"lane": lane, "profiles": profiles, "at": at}).Scan(&left)
-	if err == nil {
-		_, err = tx.Exec(ctx, rows, pgx.StrictNamedArgs{"lane": lane, "profiles": profiles})
+			WHERE lane = ANY(@lanes::smallint[]) AND profiles && @profiles::uuid[] AND accepted_at <= @at AND poll_at IS NOT NULL)`
+	made := make([][]unmade, lanes)
+	for lane := range lanes {
+		if made[lane], err = unmake(ctx, tx, lane, workspace, profiles, &at); err != nil {
+			return false, err
+		}
 	}
-	if err == nil {
-		for _, p := range profiles { // one at a time: an UPDATE changes a row once
-			args := pgx.StrictNamedArgs{"lane": lane, "profiles": []ProfileID{p}, "nobody": ProfileID{}}
-			if _, err = tx.Exec(ctx, receipts, args); err != nil {
-				break
-			}
+	all := laneNumbers(lanes)
+	err = tx.QueryRow(ctx, under, pgx.StrictNamedArgs{"lanes": all, "profiles": profiles, "at": at}).Scan(&left)
+	for lane := 0; err == nil && lane < lanes; lane++ {
+		if _, err = tx.Exec(ctx, rows, pgx.StrictNamedArgs{"lane": lane, "workspace": workspace, "profiles": profiles}); err == nil {
+			err = redact(ctx, tx, lane, profiles, 0, 0, at)
 		}
 	}
 	if err == nil {
-		err = redact(ctx, tx, lane, profiles, 0, 0, at)
+		_, err = tx.Exec(ctx, receipts, pgx.StrictNamedArgs{"lanes": all, "profiles": profiles, "nobody": ProfileID{}})
 	}
 	if err == nil {
-		_, err = tx.Exec(ctx, removes, pgx.StrictNamedArgs{"erasure": erasure, "lane": lane})
+		_, err = tx.Exec(ctx, removes, pgx.StrictNamedArgs{"erasure": erasure})
+	}
+	for lane := 0; err == nil && lane < lanes; lane++ {
+		err = free(ctx, tx, lane, made[lane])
 	}
 	if err != nil {
 		return false, fmt.Errorf("forget what destinations were told of: %w", err)
@@ -254,7 +384,7 @@ func redact(ctx context.Context, tx pgx.Tx, lane int, profiles []ProfileID, dest
 type Erased struct {
 	Destination int64
 	Segment     int64
-	Outcome     string // waiting, acknowledged, returned (the person has come back meanwhile) or destination_deleted
+	Outcome     string // waiting, acknowledged, shared (others there have the same identifiers), returned or destination_deleted
 	Reason      string // why it is still waited for
 	Status      int    // of HTTP; 0 if there was no answer, or nothing had to be said
 	At          *time.Time

@@ -2,6 +2,8 @@ BEGIN;
 
 SET LOCAL lock_timeout = '10s';
 
+DROP INDEX activation_mappings_mapped;
+DROP INDEX activation_receipts_people;
 DROP TABLE erasure_removes;
 DROP TABLE suppressed_events;
 DROP TABLE tombstones;

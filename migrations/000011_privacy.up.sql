@@ -84,12 +84,18 @@ CREATE TABLE erasure_removes (
 	segment_id     bigint      NOT NULL,
 	lane           smallint    NOT NULL,
 	profile_id     uuid,
+	told           boolean     NOT NULL, -- the partner was, or may have been: there is something to remove
 	outcome        text        NOT NULL DEFAULT 'waiting'
-		CHECK (outcome IN ('waiting', 'acknowledged', 'returned', 'destination_deleted')),
+		CHECK (outcome IN ('waiting', 'acknowledged', 'shared', 'returned', 'destination_deleted')),
 	status         integer     NOT NULL DEFAULT 0, -- of HTTP; 0 if there was no answer
 	at             timestamptz,
 	UNIQUE (erasure_id, destination_id, segment_id, profile_id)
 );
 CREATE INDEX erasure_removes_waiting ON erasure_removes (erasure_id) WHERE outcome = 'waiting';
+
+-- By whom they are about: receipts are kept as long as the ledger, and change no more once they are done. Mappings are found
+-- by what was sent.
+CREATE INDEX activation_receipts_people ON activation_receipts USING gin (profiles) WHERE poll_at IS NULL;
+CREATE INDEX activation_mappings_mapped ON activation_mappings USING hash ((mapped -> 'ids'));
 
 COMMIT;

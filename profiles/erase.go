@@ -428,7 +428,7 @@ func (x *eraser) delete(ctx context.Context, tx pgx.Tx) error {
 	if err := x.lane.store.activation.ForgetEvents(ctx, tx, x.lane.number, x.workspace, persons); err != nil {
 		return err
 	}
-	return x.lane.store.activation.Erase(ctx, tx, x.lane.number, x.id, x.here())
+	return x.lane.store.activation.Erase(ctx, tx, x.lane.number, x.workspace, x.id, x.here())
 }
 
 // here returns those of the person's identifiers under which the lane may have had a profile.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -228,29 +229,55 @@ func (s *Erasures) List(ctx context.Context, workspace int32, before int64, limi
 }
 
 // settleErasures closes the tombstones of erasures that every lane has done its part in, and completes those that every
-// destination has. Any number of processes may run it.
-func (s *Store) settleErasures(ctx context.Context) error {
+// destination has. Any number of processes may run it. seen is what the caller's last run has left: an erasure that does not
+// get on is looked at less and less often.
+func (s *Store) settleErasures(ctx context.Context, seen looks) error {
 	const open = `SELECT id, erased_at FROM erasures WHERE completed_at IS NULL AND (erased_at IS NULL OR NOT EXISTS (
 		SELECT FROM erasure_removes AS r WHERE r.erasure_id = erasures.id AND r.outcome = 'waiting')) ORDER BY id`
 	type row struct {
 		ID       int64
 		ErasedAt *time.Time
 	}
-	_, errs := s.activation.Released(ctx, s.pool)
+	released, errs := s.activation.Released(ctx, s.pool)
+	if released > 0 {
+		clear(seen)
+	}
 	rows, _ := s.pool.Query(ctx, open)
 	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
 	if err != nil {
 		return fmt.Errorf("read erasures under way: %w", err)
 	}
+	underWay := looks{}
 	for _, e := range list {
+		before := seen[e.ID]
+		if before.erased != (e.ErasedAt != nil) {
+			before = look{}
+		}
+		if time.Now().Before(before.next) {
+			underWay[e.ID] = before
+			continue
+		}
 		if e.ErasedAt == nil {
 			err = s.closeErasure(ctx, e.ID)
 		} else {
 			err = s.completeErasure(ctx, e.ID, *e.ErasedAt)
 		}
 		errs = errors.Join(errs, err)
+		wait := min(max(2*before.wait, time.Second), time.Minute)
+		underWay[e.ID] = look{erased: e.ErasedAt != nil, wait: wait, next: time.Now().Add(wait)}
 	}
+	clear(seen)
+	maps.Copy(seen, underWay)
 	return errs
+}
+
+// looks says of erasures under way when to look at them next: after 1 s, 2 s, 4 s, … 60 s in which they did not get on.
+type looks map[int64]look
+
+type look struct {
+	erased bool // whether it was, in the lanes, when it was looked at
+	wait   time.Duration
+	next   time.Time
 }
 
 // erasedInLanes tells of an erasure whether every lane has done its part in the last round, and heard all that any other
@@ -313,9 +340,9 @@ func (s *Store) closeErasure(ctx context.Context, id int64) error {
 
 // completeErasure forgets who was forgotten, once destinations have let go.
 func (s *Store) completeErasure(ctx context.Context, id int64, at time.Time) error {
-	const lock = `SELECT true FROM erasures WHERE id = @id AND completed_at IS NULL FOR UPDATE SKIP LOCKED`
+	const lock = `SELECT workspace_id FROM erasures WHERE id = @id AND completed_at IS NULL FOR UPDATE SKIP LOCKED`
 	const keys = `SELECT key FROM erasure_keys WHERE erasure_id = @id AND role IN (1, 2)`
-	const told = `
+	const outbox = `
 		SELECT EXISTS (
 			SELECT
 			FROM lane_erasures AS d
@@ -325,8 +352,9 @@ func (s *Store) completeErasure(ctx context.Context, id int64, at time.Time) err
 	const complete = `UPDATE erasures SET completed_at = clock_timestamp() WHERE id = @id`
 	args := pgx.StrictNamedArgs{"id": id}
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		var mine, left bool
-		err := tx.QueryRow(ctx, lock, args).Scan(&mine)
+		var workspace int32
+		var told bool
+		err := tx.QueryRow(ctx, lock, args).Scan(&workspace)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
 		}
@@ -334,29 +362,19 @@ func (s *Store) completeErasure(ctx context.Context, id int64, at time.Time) err
 			return err
 		}
 		rows, _ := tx.Query(ctx, keys, args)
-		own, err := pgx.CollectRows(rows, pgx.RowTo[Key])
+		own, err := pgx.CollectRows(rows, pgx.RowTo[[16]byte])
 		if err != nil {
 			return err
 		}
-		if err := tx.QueryRow(ctx, told, args).Scan(&left); err != nil {
+		if err := tx.QueryRow(ctx, outbox, args).Scan(&told); err != nil {
 			return err
 		}
-		byLane := map[int][][16]byte{}
-		for _, key := range own {
-			byLane[key.Lane(s.lanes)] = append(byLane[key.Lane(s.lanes)], key)
-		}
-		for lane := range s.lanes {
-			if len(byLane[lane]) == 0 {
-				continue
-			}
-			more, err := s.activation.Forget(ctx, tx, lane, id, byLane[lane], at)
-			if err != nil {
-				return err
-			}
-			left = left || more
+		left, err := s.activation.Forget(ctx, tx, s.lanes, workspace, id, own, at)
+		if err != nil {
+			return err
 		}
 		waiting, err := s.activation.Waiting(ctx, tx, id)
-		if err != nil || left || waiting > 0 {
+		if err != nil || told || left || waiting > 0 {
 			return err
 		}
 		if _, err := tx.Exec(ctx, forget, args); err != nil {

@@ -8,7 +8,7 @@ func (s *Store) SetChunks(replay, span, sweep int) {
 }
 
 // SettleErasures sees erasures through once.
-func (s *Store) SettleErasures(ctx context.Context) error { return s.settleErasures(ctx) }
+func (s *Store) SettleErasures(ctx context.Context) error { return s.settleErasures(ctx, looks{}) }
 
 // RenewTombstoneKeys seals the keys of tombstones anew.
 func (s *Store) RenewTombstoneKeys(ctx context.Context) error { return s.renewTombstoneKeys(ctx) }

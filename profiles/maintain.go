@@ -37,12 +37,13 @@ func (s *Store) Maintain(ctx context.Context, keep Retention) error {
 	defer tick.Stop()
 	erasures := time.NewTicker(time.Second)
 	defer erasures.Stop()
+	seen := looks{}
 	for {
 		if err := s.maintain(ctx, keep); err != nil && ctx.Err() == nil {
 			s.log.WarnContext(ctx, "maintenance did not finish, will try again", "err", err)
 		}
 		for again := false; !again; {
-			if err := s.settleErasures(ctx); err != nil && ctx.Err() == nil {
+			if err := s.settleErasures(ctx, seen); err != nil && ctx.Err() == nil {
 				s.log.WarnContext(ctx, "an erasure did not get on, will try again", "err", err)
 			}
 			select {

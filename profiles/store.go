@@ -56,10 +56,10 @@ type enqueuer interface {
 	EnqueueEvents(ctx context.Context, tx pgx.Tx, lane int, subs *activation.Subscriptions, events []activation.Happened) (int, error)
 	SegmentDeleted(ctx context.Context, tx pgx.Tx, segment int64) error
 	ForgetEvents(ctx context.Context, tx pgx.Tx, lane int, workspace int32, persons [][16]byte) error
-	Erase(ctx context.Context, tx pgx.Tx, lane int, erasure int64, profiles [][16]byte) error
+	Erase(ctx context.Context, tx pgx.Tx, lane int, workspace int32, erasure int64, profiles [][16]byte) error
 	Released(ctx context.Context, pool *pgxpool.Pool) (int, error)
 	Waiting(ctx context.Context, tx pgx.Tx, erasure int64) (int, error)
-	Forget(ctx context.Context, tx pgx.Tx, lane int, erasure int64, profiles [][16]byte, at time.Time) (left bool, err error)
+	Forget(ctx context.Context, tx pgx.Tx, lanes int, workspace int32, erasure int64, profiles [][16]byte, at time.Time) (left bool, err error)
 }
 
 // NewStore returns a store. wake is called after a commit that left something to activate; it must not block.
