@@ -7,12 +7,15 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/mubatch/mubatch/activation"
+	"github.com/mubatch/mubatch/activation/matchkey"
 	"github.com/mubatch/mubatch/api/problem"
+	"github.com/mubatch/mubatch/collector"
 	"github.com/mubatch/mubatch/profiles"
 )
 
@@ -30,6 +33,7 @@ type erasureJSON struct {
 	Status      string     `json:"status"`
 	Kind        string     `json:"kind"`
 	Hash        string     `json:"hash"`
+	Known       bool       `json:"known"`
 	Reason      string     `json:"reason"`
 	AskedBy     actorJSON  `json:"asked_by"`
 	AskedAt     timestamp  `json:"asked_at"`
@@ -39,8 +43,8 @@ type erasureJSON struct {
 
 func showErasure(e profiles.Erasure) erasureJSON {
 	out := erasureJSON{
-		ID: formatID(erasureID, e.ID), Status: "erasing", Kind: e.Kind, Hash: hex.EncodeToString(e.Hash), Reason: e.Reason,
-		AskedBy: actorJSON{formatID(keyID, e.KeyID), e.KeyName}, AskedAt: timestamp(e.AskedAt),
+		ID: formatID(erasureID, e.ID), Status: "erasing", Kind: e.Kind, Hash: hex.EncodeToString(e.Hash), Known: e.Known,
+		Reason: e.Reason, AskedBy: actorJSON{formatID(keyID, e.KeyID), e.KeyName}, AskedAt: timestamp(e.AskedAt),
 		ErasedAt: maybe(e.ErasedAt), CompletedAt: maybe(e.CompletedAt),
 	}
 	switch {
@@ -120,19 +124,66 @@ func createErasure(c *call) (answer, error) {
 	return ans, err
 }
 
-// named returns the key of an identifier that a person is to be found by.
+// named returns the key of an identifier that a person is to be found by. One by which nobody is known, and nobody could be,
+// is a slip of whoever gives it, who would be told that nothing is left of the person.
 func (c *call) named(pointer, kind, value string) (profiles.Key, error) {
-	switch kind {
-	case profileIDKind:
+	if kind == profileIDKind {
 		key, err := profiles.ParseKey(value)
 		if err != nil || key.String() != value {
 			return profiles.Key{}, invalid(problem.FieldError{Pointer: pointer + "/value", Code: "profile_id", Detail: "must be the id of a profile"})
 		}
 		return key, nil
-	case profiles.GroupID:
+	}
+	if kind == profiles.GroupID {
 		return profiles.Key{}, invalid(problem.FieldError{Pointer: pointer + "/kind", Code: "group", Detail: "must be of a person, not of a group"})
 	}
-	return c.id.workspace.ParseIdentity(kind + ":" + value)
+	key, err := c.id.workspace.ParseIdentity(kind + ":" + value)
+	if err != nil {
+		return profiles.Key{}, err
+	}
+	fault, ok := implausible(kind, value)
+	if !ok {
+		return key, nil
+	}
+	found, err := c.people.Known(c.Context(), c.workspace(), key)
+	if err == nil && len(found) == 0 {
+		fault.Pointer = pointer + fault.Pointer
+		err = invalid(fault)
+	}
+	return key, err
+}
+
+// implausible tells what is wrong with an identifier that nobody sends of anybody, if something is.
+func implausible(kind, value string) (fault problem.FieldError, ok bool) {
+	plain := plainKind(kind)
+	for _, known := range []string{profiles.UserID, profiles.AnonymousID, profiles.Email, profiles.Phone, profiles.GroupID, profileIDKind} {
+		if kind != known && plain == plainKind(known) {
+			return problem.FieldError{Pointer: "/kind", Code: "unknown_kind", Detail: "must be written " + known}, true
+		}
+	}
+	fault.Pointer = "/value"
+	switch kind {
+	case profiles.Email:
+		fault.Code, fault.Detail = "email", "must be an e-mail address"
+		_, ok = matchkey.Recipe{}.Email(value)
+	case profiles.Phone:
+		fault.Code, fault.Detail = "phone", "must be a phone number: give the number with its country, such as +49 170 1234567"
+		_, ok = matchkey.Recipe{}.Phone(value, "")
+	default:
+		fault.Code, fault.Detail = "blocked", "must be somebody's id: this is what programs write where there is none"
+		ok = !collector.Blocked(value)
+	}
+	return fault, !ok
+}
+
+// plainKind returns the letters of a kind, in lower case.
+func plainKind(kind string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsLetter(r) {
+			return -1
+		}
+		return unicode.ToLower(r)
+	}, kind)
 }
 
 func listErasures(c *call) (answer, error) {
@@ -218,8 +269,12 @@ func exportPerson(_ *API, c *call, w *streamWriter) error {
 		}
 	}
 	key, err := c.named("#", kind, value)
+	if p := (*problem.Problem)(nil); errors.As(err, &p) && len(p.Errors) > 0 {
+		return badParameter("identifier", "must be kind:value of a person, or the id of a profile; its "+
+			strings.TrimPrefix(p.Errors[0].Pointer, "#/")+" "+p.Errors[0].Detail)
+	}
 	if err != nil {
-		return badParameter("identifier", "must be kind:value of a person, or the id of a profile")
+		return err
 	}
 	asOf, err := c.people.AsOf(ctx) // before reading: what it says must be true
 	if err != nil {

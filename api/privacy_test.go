@@ -348,6 +348,10 @@ func TestErasuresAreHeldToTheirForm(t *testing.T) {
 		"a text":                {`{"identifier":"email:ada@example.com"}`, 422},
 		"a reason too long":     {`{"identifier":{"kind":"email","value":"x"},"reason":"` + long + long + `"}`, 422},
 		"another member":        {`{"identifier":{"kind":"email","value":"x"},"wait":true}`, 400},
+		"no e-mail address":     {`{"identifier":{"kind":"email","value":"ada"}}`, 422},
+		"no country":            {`{"identifier":{"kind":"phone","value":"0170 1234567"}}`, 422},
+		"a word for none":       {`{"identifier":{"kind":"user_id","value":"undefined"}}`, 422},
+		"another spelling":      {`{"identifier":{"kind":"userId","value":"ada"}}`, 422},
 		"a kind nobody has had": {`{"identifier":{"kind":"shoe_size","value":"43"}}`, 202},
 	} {
 		if got := w.as(w.acme, "POST", "/api/v1/privacy/erasures", tt.body); got.Status != tt.status {
@@ -357,21 +361,50 @@ func TestErasuresAreHeldToTheirForm(t *testing.T) {
 	for query, status := range map[string]int{
 		"": 400, "?identifier=": 400, "?identifier=ada": 400, "?identifier=:x": 400, "?identifier=email:": 400, "?identifier=p_x": 400,
 		"?identifier=group_id:x": 400, "?identifier=user_id:nobody": 404, "?identifier=user_id:ada&x=1": 400,
-		"?identifier=user_id:" + long: 400, "?identifier=" + w.globex.things["profile"]: 404, "?identifier=user_id:ada": 200,
+		"?identifier=user_id:" + long: 400, "?identifier=email:ada": 400, "?identifier=phone:0170-1234567": 400,
+		"?identifier=anonymous_id:null": 400, "?identifier=E-Mail:nobody@example.com": 400, "?identifier=" + w.globex.things["profile"]: 404, "?identifier=user_id:ada": 200,
 	} {
 		if got := w.as(w.acme, "GET", "/api/v1/privacy/exports"+query, ""); got.Status != status {
 			t.Errorf("export %.40s: status %d, want %d: %s", query, got.Status, status, got.Body)
 		}
 	}
+	for identifier, want := range map[string]string{
+		`{"kind":"email","value":"ada"}`:   `[{"pointer":"#/identifier/value","code":"email","detail":"must be an e-mail address"}]`,
+		`{"kind":"userid","value":"null"}`: `[{"pointer":"#/identifier/kind","code":"unknown_kind","detail":"must be written user_id"}]`,
+	} {
+		got := w.as(w.acme, "POST", "/api/v1/privacy/erasures", `{"identifier":`+identifier+`}`).want(422, "invalid")
+		if string(got.at("errors")) != want {
+			t.Errorf("of %s it says %s, want %s", identifier, got.at("errors"), want)
+		}
+	}
 	mine := w.as(w.acme, "GET", "/api/v1/privacy/erasures?limit=1", "").want(200)
-	if mine.len("data") != 1 || mine.str("data", 0, "kind") != "shoe_size" || string(mine.at("has_more")) != "true" {
+	if mine.len("data") != 1 || mine.str("data", 0, "kind") != "shoe_size" || string(mine.at("data", 0, "known")) != "false" || string(mine.at("has_more")) != "true" {
 		t.Errorf("the list is %s", mine.Body)
 	}
 	w.as(w.acme, "GET", "/api/v1/privacy/erasures/"+w.globex.things["erasure"], "").want(404)
 	w.as(w.acme, "GET", "/api/v1/privacy/erasures/era_0", "").want(404)
 	one, two := w.ask("email", "Ada@Example.com "), w.ask("email", "ada@example.com")
+	if got := w.as(w.acme, "GET", "/api/v1/privacy/erasures/"+one, "").want(200); string(got.at("known")) != "true" {
+		t.Errorf("the erasure of somebody who is known is %s", got.Body)
+	}
 	if three := w.ask("user_id", "ada"); one != two || one != three {
 		t.Errorf("asked again while under way: %s, %s and %s", one, two, three)
+	}
+}
+
+func TestWhoeverIsKnownByAnythingCanBeForgotten(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.live()
+	w.send(w.acme, event("identify", 1, `"userId":"eve","traits":{"email":"not given"}`),
+		event("identify", 1, `"userId":"bob","traits":{"phone":"0170 1234567"}`))
+	for kind, value := range map[string]string{"email": "not given", "phone": "0170 1234567"} {
+		w.eventually(value+" to be known", func() bool {
+			return w.as(w.acme, "GET", "/api/v1/privacy/exports?identifier="+kind+":"+url.QueryEscape(value), "").Status == 200
+		})
+		if got := w.as(w.acme, "GET", "/api/v1/privacy/erasures/"+w.ask(kind, value), "").want(200); string(got.at("known")) != "true" {
+			t.Errorf("the erasure of somebody who is known by %s is %s", value, got.Body)
+		}
 	}
 }
 

@@ -275,7 +275,7 @@ func (ec *eventCleaner) id(e *cleaned, f field) (string, *fault) {
 		return "", wrong(f, "wrong_type", "must be a string")
 	}
 	id := textOf(v)
-	if blocked(id) {
+	if Blocked(id) {
 		ec.values[f] = span{}
 		if id != "" {
 			e.blocked = append(e.blocked, f)
@@ -288,8 +288,8 @@ func (ec *eventCleaner) id(e *cleaned, f field) (string, *fault) {
 	return id, nil
 }
 
-// blocked tells whether an identifier is one of those that broken clients send for everybody.
-func blocked(id string) bool {
+// Blocked tells whether an identifier is one of those that broken clients send for everybody.
+func Blocked(id string) bool {
 	id = strings.TrimSpace(id)
 	if strings.Trim(id, "0-") == "" {
 		return true

@@ -167,12 +167,12 @@ func TestBlockedIdentifiers(t *testing.T) {
 		"", " ", "null", "Null", "undefined", "none", "nil", "0", "-1", "anonymous", "GUEST", "unknown", "N/A", "nan", "NaN",
 		"[object Object]", "true", "False", "000", "-", "00000000-0000-0000-0000-000000000000", "\tnull\n",
 	} {
-		if !blocked(id) {
+		if !Blocked(id) {
 			t.Errorf("%q identifies somebody", id)
 		}
 	}
 	for _, id := range []string{"1", "-2", "a", "nully", "0x0", "000a", "ada", "00000000-0000-0000-0000-000000000001", "[object object]s"} {
-		if blocked(id) {
+		if Blocked(id) {
 			t.Errorf("%q identifies nobody", id)
 		}
 	}

@@ -23,6 +23,7 @@ CREATE TABLE erasures (
 	workspace_id integer     NOT NULL REFERENCES workspaces (id),
 	kind         text        NOT NULL, -- of the identifier that was given
 	hash         bytea       NOT NULL, -- of it: its tombstone
+	known        boolean     NOT NULL, -- whether anybody was known by it when it was asked for
 	reason       text        NOT NULL,
 	api_key_id   bigint      NOT NULL,
 	api_key_name text        NOT NULL, -- as it was then

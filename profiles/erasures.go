@@ -19,6 +19,7 @@ type Erasure struct {
 	ID          int64
 	Kind        string // of the identifier that was given
 	Hash        []byte // HMAC-SHA-256 of it
+	Known       bool   // whether anybody was known by it, when it was asked for or by the time the lanes were done
 	Reason      string
 	KeyID       int64 // of the API key that asked
 	KeyName     string
@@ -55,8 +56,8 @@ func NewErasures(db database, lanes int, keys *activation.KeyRing) *Erasures {
 // an identifier that is its person's own is the same one, and made is false.
 func (s *Erasures) Ask(ctx context.Context, workspace int32, secret Secret, n NewErasure) (e Erasure, made bool, err error) {
 	const insert = `
-		INSERT INTO erasures (workspace_id, kind, hash, reason, api_key_id, api_key_name)
-		VALUES (@workspace, @kind, @hash, @reason, @key_id, @key_name)
+		INSERT INTO erasures (workspace_id, kind, hash, known, reason, api_key_id, api_key_name)
+		VALUES (@workspace, @kind, @hash, @known, @reason, @key_id, @key_name)
 		RETURNING id`
 	const keys = `
 		INSERT INTO erasure_keys (erasure_id, key, role)
@@ -73,18 +74,19 @@ func (s *Erasures) Ask(ctx context.Context, workspace int32, secret Secret, n Ne
 			return err
 		}
 		g := &grave{secret: key}
-		known, err := s.who(ctx, tx, workspace, secret, n.Key)
+		known, anybody, err := s.who(ctx, tx, workspace, secret, n.Key)
 		if err != nil {
 			return err
 		}
-		id, err := s.underWay(ctx, tx, workspace, n.Key, g.hash(n.Key), len(known) > 1)
+		id, err := s.underWay(ctx, tx, workspace, n.Key, g.hash(n.Key), anybody)
 		if err != nil || id != 0 {
 			e.ID = id
 			return err
 		}
 		made = true
 		err = tx.QueryRow(ctx, insert, pgx.StrictNamedArgs{
-			"workspace": workspace, "kind": n.Kind, "hash": g.hash(n.Key), "reason": n.Reason, "key_id": n.KeyID, "key_name": n.KeyName,
+			"workspace": workspace, "kind": n.Kind, "hash": g.hash(n.Key), "known": anybody, "reason": n.Reason, "key_id": n.KeyID,
+			"key_name": n.KeyName,
 		}).Scan(&e.ID)
 		if err != nil {
 			return err
@@ -107,13 +109,15 @@ func (s *Erasures) Ask(ctx context.Context, workspace int32, secret Secret, n Ne
 	return e, made, err
 }
 
-// who returns what is known at once of the person of an identifier. The lanes find the rest.
-func (s *Erasures) who(ctx context.Context, tx pgx.Tx, workspace int32, secret Secret, key Key) (map[Key]int16, error) {
+// who returns what is known at once of the person of an identifier, and whether anybody is. The lanes find the rest.
+func (s *Erasures) who(
+	ctx context.Context, tx pgx.Tx, workspace int32, secret Secret, key Key,
+) (known map[Key]int16, anybody bool, err error) {
 	found, err := NewReader(tx, s.lanes).Known(ctx, workspace, key)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	known := map[Key]int16{}
+	known = map[Key]int16{}
 	for _, p := range found {
 		for _, key := range p.contacts(secret) {
 			known[key] = keyContact
@@ -126,7 +130,7 @@ func (s *Erasures) who(ctx context.Context, tx pgx.Tx, workspace int32, secret S
 		}
 	}
 	known[key] = keyAsked
-	return known, nil
+	return known, len(found) > 0, nil
 }
 
 // Known returns the profiles of everybody who is known by an identifier, given by its key: one, unless several share an
@@ -179,13 +183,13 @@ func (s *Erasures) underWay(
 }
 
 const selectErasures = `
-	SELECT e.id, e.kind, e.hash, e.reason, e.api_key_id, e.api_key_name, e.asked_at, e.erased_at, e.completed_at, e.tombstones,
+	SELECT e.id, e.kind, e.hash, e.known, e.reason, e.api_key_id, e.api_key_name, e.asked_at, e.erased_at, e.completed_at, e.tombstones,
 		ARRAY(SELECT d.deleted FROM lane_erasures AS d WHERE d.erasure_id = e.id)
 	FROM erasures AS e`
 
 func scanErasure(row pgx.CollectableRow) (e Erasure, err error) {
 	var deleted [][]byte
-	err = row.Scan(&e.ID, &e.Kind, &e.Hash, &e.Reason, &e.KeyID, &e.KeyName, &e.AskedAt, &e.ErasedAt, &e.CompletedAt, &e.Tombstones, &deleted)
+	err = row.Scan(&e.ID, &e.Kind, &e.Hash, &e.Known, &e.Reason, &e.KeyID, &e.KeyName, &e.AskedAt, &e.ErasedAt, &e.CompletedAt, &e.Tombstones, &deleted)
 	e.Deleted = map[string]int64{}
 	for _, packed := range deleted {
 		var counts map[string]int64
@@ -196,6 +200,7 @@ func scanErasure(row pgx.CollectableRow) (e Erasure, err error) {
 			e.Deleted[kind] += n
 		}
 	}
+	e.Known = e.Known || e.Deleted["profiles"] > 0 // whose events were still on their way to the lanes
 	return e, err
 }
 
