@@ -2,6 +2,7 @@ package wire
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"time"
@@ -54,6 +55,10 @@ func Refresh(ctx context.Context, client *http.Client, endpoint string, form url
 		return Token{}, o
 	case err != nil || refusal.Code == "": // not the token endpoint's own word
 		o.Class = activation.Retry
+		if a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden {
+			o.Reason = fmt.Sprintf("the token endpoint, or somebody in between, answered %d without saying why: look at the client id, "+
+				"its secret, and the URL for tokens", a.Status)
+		}
 	case refusal.Code == "invalid_grant":
 		o.Class, o.Reason = activation.Reauth, "the refresh token was revoked or has ended: connect the account again"
 	case refusal.Code == "invalid_client", refusal.Code == "unauthorized_client":

@@ -144,6 +144,9 @@ func TestRefresh(t *testing.T) {
 		})
 		before := time.Now()
 		token, o := wire.Refresh(t.Context(), client, at, url.Values{"refresh_token": {"old"}})
+		if tt.status == 403 && !strings.Contains(o.Reason, "look at") {
+			t.Errorf("of an unknown 403 it says %q", o.Reason)
+		}
 		if o.Class != tt.class || o.Excerpt != "" {
 			t.Errorf("%d %s: %+v, want %s", tt.status, tt.body, o, tt.class)
 		}
