@@ -186,7 +186,22 @@ func (p *Partner) Test(ctx context.Context, to activation.Target) activation.Out
 	if err != nil {
 		return activation.Outcome{Class: activation.Config, Reason: "the message could not be made"}
 	}
-	return p.post(ctx, to, "msg_test_"+strconv.FormatInt(time.Now().UnixNano(), 36), body)
+	o := p.post(ctx, to, "msg_test_"+strconv.FormatInt(time.Now().UnixNano(), 36), body)
+	if hint := hints[o.Status]; hint != "" && (o.Class != activation.Retry || o.Status == http.StatusNotFound) {
+		o.Reason += ": " + hint
+		if o.Class == activation.Split { // there is nobody in the message who could spoil it
+			o.Class = activation.Config
+		}
+	}
+	return o
+}
+
+// hints say what to look at when a receiver refuses a test.
+var hints = map[int]string{
+	http.StatusBadRequest:   "look whether it knows the destination's signing secret, and takes messages of the type mubatch.test",
+	http.StatusUnauthorized: "look whether it knows the destination's signing secret",
+	http.StatusForbidden:    "look whether it knows the destination's signing secret, and lets us in",
+	http.StatusNotFound:     "look at the URL",
 }
 
 func (p *Partner) post(ctx context.Context, to activation.Target, id string, body []byte) activation.Outcome {

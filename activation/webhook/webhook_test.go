@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -225,5 +226,33 @@ func TestReplace(t *testing.T) {
 	}
 	if got := p.Replace(present, jsontext.Value(`{"secrett":"x"}`), now); string(got) != `{"secrett":"x"}` {
 		t.Errorf("what cannot be read becomes %s", got)
+	}
+}
+
+func TestTestSaysWhatToLookAt(t *testing.T) {
+	t.Parallel()
+	cfg := activation.Outbound{AllowPrivate: true}
+	client := activation.NewClient(cfg)
+	t.Cleanup(client.CloseIdleConnections)
+	for status, want := range map[int]struct {
+		class activation.Class
+		says  string
+	}{
+		200: {activation.OK, ""},
+		400: {activation.Config, "signing secret"},
+		401: {activation.Reauth, "signing secret"},
+		403: {activation.Reauth, "signing secret"},
+		404: {activation.Retry, "look at the URL"},
+	} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+		t.Cleanup(server.Close)
+		p := New(client, cfg)
+		settings, err := p.Prepare(activation.Settings{Config: jsontext.Value(`{"url":"` + server.URL + `"}`)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o := p.Test(t.Context(), activation.Target{Settings: settings}); o.Class != want.class || !strings.Contains(o.Reason, want.says) {
+			t.Errorf("%d: %s, %q, want %s, %q", status, o.Class, o.Reason, want.class, want.says)
+		}
 	}
 }
