@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/http"
 	"regexp"
 	"strings"
@@ -242,6 +243,9 @@ func checksum(data []byte) string {
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
+// notS3 is what is said of an answer that no store gives.
+const notS3 = "what answers is not an S3 store, or somebody is in between: look at endpoint"
+
 // put writes an object: large ones in parts.
 func (b *bucket) put(ctx context.Context, f file) activation.Outcome {
 	if len(f.data) > partSize {
@@ -249,7 +253,8 @@ func (b *bucket) put(ctx context.Context, f file) activation.Outcome {
 	}
 	a, o := b.do(ctx, http.MethodPut, b.url(f.name), b.putting(f), f.data)
 	if o.Class == activation.OK && a.Header.Get("Etag") == "" {
-		return a.Unreadable()
+		o = a.Unreadable()
+		o.Reason = notS3
 	}
 	return o
 }
@@ -271,6 +276,10 @@ func (b *bucket) do(ctx context.Context, method, url string, h http.Header, body
 	}
 	if o.Class == activation.Split && a.Status != http.StatusRequestEntityTooLarge {
 		o.Class = activation.Retry // no row spoils a file, and this is not the store's own word
+	}
+	if len(a.Body) > 0 && (o.Class == activation.Config || o.Class == activation.Reauth || o.Class == activation.Retry && a.Status < 429) {
+		o.Reason = fmt.Sprintf("%s (it answered %d)", notS3, a.Status)
+		return a, o
 	}
 	o.Reason = cmp.Or(map[int]string{
 		http.StatusForbidden: "the store refuses the credential, or it may not write to the bucket",

@@ -155,6 +155,8 @@ func TestTellsWhatIsWrongWithS3(t *testing.T) {
 			},
 			class: activation.Config, says: "s3:AbortMultipartUpload is missing",
 		},
+		"a page of something else":    {fault: partnertest.Fault{Status: 404, Body: "<html>not here</html>"}, class: activation.Config, says: "look at endpoint"},
+		"a method that is not":        {fault: partnertest.Fault{Status: 405, Body: "no"}, class: activation.Retry, says: "look at endpoint"},
 		"a port where nobody listens": {config: map[string]any{"endpoint": "http://127.0.0.1:1"}, class: activation.Retry, says: "connection was refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
