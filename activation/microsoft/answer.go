@@ -3,6 +3,7 @@ package microsoft
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -77,14 +78,18 @@ func (p *Partner) call(ctx context.Context, to activation.Target, path string, b
 	if sec.AccessToken == "" {
 		return activation.Outcome{Class: activation.Refresh, Reason: "there is no access token yet"}
 	}
+	a, o := wire.Do(ctx, p.client, request(cfg, sec, path, body))
+	return meaning(a, o, into)
+}
+
+func request(cfg Config, sec secrets, path string, body []byte) wire.Request {
 	header := http.Header{"Accept": {"application/json"}, "Authorization": {"Bearer " + sec.AccessToken}}
 	for name, value := range map[string]string{
 		"DeveloperToken": sec.DeveloperToken, "CustomerId": cfg.CustomerID, "CustomerAccountId": cfg.AccountID,
 	} {
 		header.Set(name, value)
 	}
-	a, o := wire.Do(ctx, p.client, wire.Request{Method: http.MethodPost, URL: cfg.URL + path, Body: body, Header: header})
-	return meaning(a, o, into)
+	return wire.Request{Method: http.MethodPost, URL: cfg.URL + path, Body: body, Header: header}
 }
 
 // meaning tells what an answer means: by the first fault in it, and where there is none, by its status. o is what the status
@@ -123,11 +128,28 @@ func (p *Partner) Send(ctx context.Context, to activation.Target, m activation.M
 	var answer struct {
 		Partial []*fault `json:"PartialErrors"`
 	}
-	o := p.call(ctx, to, "/CustomerListUserData/Apply", kept.Body, &answer)
+	o := p.call(ctx, to, applyPath, kept.Body, &answer)
 	if o.Class != activation.OK {
 		return o
 	}
 	return tell(o, kept.Counts, answer.Partial, m.Members)
+}
+
+const applyPath = "/CustomerListUserData/Apply"
+
+// Draft implements [activation.Drafter]: a destination that has no access token yet sends nothing that could be caught.
+func (*Partner) Draft(to activation.Target, m activation.Message) ([]activation.Draft, error) {
+	cfg, sec, err := settings(to.Settings)
+	if err != nil {
+		return nil, fmt.Errorf("read settings: %w", err)
+	}
+	var kept message
+	if err := json.Unmarshal(m.Body, &kept); err != nil {
+		return nil, fmt.Errorf("read a message: %w", err)
+	}
+	r := request(cfg, sec, applyPath, kept.Body)
+	r.Header.Set("Content-Type", "application/json")
+	return []activation.Draft{{Method: r.Method, URL: r.URL, Header: r.Header, Body: r.Body}}, nil
 }
 
 // tell says of people what was said of items. Who was to be added is there if any item was taken; who was to be removed may

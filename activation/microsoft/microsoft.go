@@ -47,6 +47,7 @@ var (
 	_ activation.Refresher       = (*Partner)(nil)
 	_ activation.Creator         = (*Partner)(nil)
 	_ activation.Sizer           = (*Partner)(nil)
+	_ activation.Drafter         = (*Partner)(nil)
 )
 
 // New returns a partner that sends with client, which must be one of [activation.NewClient] for the same cfg.

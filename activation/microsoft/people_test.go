@@ -3,6 +3,8 @@ package microsoft_test
 import (
 	"bytes"
 	"fmt"
+	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/go-json-experiment/json"
@@ -203,4 +205,22 @@ func TestMessagesAreWhole(t *testing.T) {
 			t.Fatalf("%d counts for %d members; items (-want +got):\n%s", len(m.Counts), took, diff)
 		}
 	})
+}
+
+func TestDraftNeedsNoToken(t *testing.T) {
+	t.Parallel()
+	to := target("")
+	to.Secrets = jsontext.Value(`{"developer_token":"d","refresh_token":"r"}`)
+	p := microsoft.New(http.DefaultClient, activation.Outbound{})
+	body, _, err := p.Encode(to, activation.Batch{Audience: "17", Members: []activation.Member{{
+		Entered: true, Identifiers: activation.Identifiers{IDs: []activation.Identifier{{Kind: "email", Value: strings.Repeat("ab", 32)}}},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	drafts, err := p.Draft(to, activation.Message{Body: body})
+	if err != nil || len(drafts) != 1 || !strings.HasSuffix(drafts[0].URL, "/CustomerListUserData/Apply") ||
+		drafts[0].Header.Get("Authorization") == "" || !strings.Contains(string(drafts[0].Body), "17") {
+		t.Errorf("Draft = %+v, %v", drafts, err)
+	}
 }
