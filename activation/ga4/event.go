@@ -46,6 +46,13 @@ func (*Partner) CheckMapping(to activation.Target, m activation.Mapping) error {
 		if leadsToPersonal(m.Fields[name].Path) {
 			fault("/fields/"+escape.Replace(name)+"/path", "must not lead to personal data, which Google Analytics forbids")
 		}
+		switch kind := m.Fields[name].Value.Kind(); {
+		case m.Fields[name].Path != "" || kind == 'n' || kind == 0:
+		case name == "currency" && kind != '"':
+			fault("/fields/"+escape.Replace(name)+"/value", "must be a string, such as EUR")
+		case name == "value" && kind != '0':
+			fault("/fields/"+escape.Replace(name)+"/value", "must be a number")
+		}
 		if f := m.Fields[name]; f.Path != "" || f.Value.Kind() != 'n' {
 			sent++
 		}

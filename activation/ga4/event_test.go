@@ -406,6 +406,7 @@ func TestMappings(t *testing.T) {
 		t.Errorf("a screen of an app is %q, %v", m.Name, ok)
 	}
 	fields := map[string]activation.Field{
+		"currency": {Value: jsontext.Value("978")}, "value": {Value: jsontext.Value(`"9"`)},
 		"_a": activation.At("event"), "a/b": activation.At("event"), "null": {Value: jsontext.Value("null")},
 		"mail": activation.At("properties.email"), "who": activation.At("context.traits.name"), "what": activation.At("properties.name"),
 	}
@@ -416,7 +417,9 @@ func TestMappings(t *testing.T) {
 		{Pointer: "/name", Detail: "is a name that Google keeps to itself"},
 		{Pointer: "/fields/_a", Detail: "is a name that Google keeps to itself"},
 		{Pointer: "/fields/a~1b", Detail: "must be letters, digits and underscores, and begin with a letter"},
+		{Pointer: "/fields/currency/value", Detail: "must be a string, such as EUR"},
 		{Pointer: "/fields/mail/path", Detail: "must not lead to personal data, which Google Analytics forbids"},
+		{Pointer: "/fields/value/value", Detail: "must be a number"},
 		{Pointer: "/fields/who/path", Detail: "must not lead to personal data, which Google Analytics forbids"},
 		{Pointer: "/fields", Detail: "must be at most 25"},
 	}
