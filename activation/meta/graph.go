@@ -171,7 +171,7 @@ func refusal(a wire.Answer, o activation.Outcome, wait time.Duration, r request)
 	case e.Code == 190 && e.Subcode == 463:
 		return set(activation.Reauth, "the access token has ended: make another; that of a system user does not end")
 	case e.Code == 190, e.Code == 102, e.Code == 104:
-		return set(activation.Reauth, "the access token was refused: it was revoked, or is not one")
+		return set(activation.Reauth, "the access token was refused: make a new one for a system user that may use the ad account")
 	case strings.Contains(e.Message, "appsecret_proof"):
 		return set(activation.Config, "the app secret is missing, or not that of the app the access token is for")
 	case e.Code == 10, e.Code >= 200 && e.Code < 300:

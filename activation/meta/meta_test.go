@@ -547,7 +547,7 @@ func TestErrors(t *testing.T) {
 	}{
 		{status: 400, code: 190, subcode: 460, class: activation.Reauth, reason: "password"},
 		{status: 401, code: 190, subcode: 463, class: activation.Reauth, reason: "ended"},
-		{status: 500, code: 190, class: activation.Reauth, reason: "refused"},
+		{status: 500, code: 190, class: activation.Reauth, reason: "make a new one for a system user"},
 		{status: 400, code: 102, class: activation.Reauth},
 		{status: 400, code: 104, class: activation.Reauth},
 		{status: 403, code: 200, class: activation.Config, reason: "ads_management"},
