@@ -21,7 +21,7 @@ type DryRun struct {
 	Unreachable int         // of those looked at, people whom the partner cannot know by anything
 	Denied      int         // people who have not given the consent that the destination asks for
 	Requests    []Draft     // the requests that would be made, redacted
-	Validated   *TestResult // what the partner says of the message, if it checks without applying
+	Validated   *TestResult // what the partner says of the message, if it checks without applying, or why there is none
 }
 
 // dryRunMembers is how many people a dry run is about, at most.
@@ -103,6 +103,13 @@ func (s *Store) DryRun(
 			}
 		}
 		current, _, err := q.identify(ctx, t, limits, persons)
+		if unmapped := (*mapError)(nil); errors.As(err, &unmapped) {
+			o := unmapped.outcome
+			out.Validated = &TestResult{
+				Outcome: string(o.Class), Status: o.Status, Reason: "people cannot be identified now: " + o.Reason, Excerpt: o.Excerpt,
+			}
+			return out, nil
+		}
 		if err != nil {
 			return DryRun{}, dryRunError(err)
 		}
@@ -149,8 +156,9 @@ func (t served) draft(ctx context.Context, limits Limits, m Message, ask bool) (
 	} else {
 		t.partner.Send(context.WithValue(ctx, draftsKey{}, &drafts), t.Target, m)
 	}
+	open := append(textsIn(t.Config), m.Audience)
 	for i := range drafts {
-		drafts[i] = t.cleanDraft(drafts[i]).redacted()
+		drafts[i] = t.cleanDraft(drafts[i]).redacted(open)
 	}
 	if validator, ok := t.partner.(Validator); ok && ask {
 		start := time.Now()
@@ -165,11 +173,7 @@ func (t served) draft(ctx context.Context, limits Limits, m Message, ask bool) (
 
 // dryRunError makes what a partner says of the settings something that its reader can act upon.
 func dryRunError(err error) error {
-	var unmapped *mapError
-	switch {
-	case errors.As(err, &unmapped):
-		return &FieldError{Pointer: "/config", Detail: "people cannot be identified now: " + unmapped.outcome.Reason}
-	case errors.Is(err, errEncode):
+	if errors.Is(err, errEncode) {
 		return &FieldError{Pointer: "/config", Detail: errEncode.Error() + " with these settings"}
 	}
 	return err
@@ -186,8 +190,9 @@ var secretNames = regexp.MustCompile(`(?i)auth|token|key|secret|sig|proof|cred|p
 
 const maxDraft = 16 << 10
 
-// redacted returns a draft as it may be shown: without secrets, with addresses left out and hashes cut short.
-func (d Draft) redacted() Draft {
+// redacted returns a draft as it may be shown: without secrets, with addresses left out and hashes cut short. Texts that are
+// open may be shown whatever they look like.
+func (d Draft) redacted(open []string) Draft {
 	if u, err := url.Parse(d.URL); err == nil {
 		u.User = nil
 		q := u.Query()
@@ -217,12 +222,11 @@ func (d Draft) redacted() Draft {
 		d.Body = fmt.Appendf(nil, "(%d bytes)", len(d.Body))
 		return d
 	}
-	text := personal.ReplaceAllStringFunc(string(d.Body), func(s string) string {
-		if hashLike.MatchString(s) {
-			return s[:4] + "…"
-		}
-		return "…"
-	})
+	body, ok := redactJSON(d.Body, open)
+	text := string(body)
+	if !ok {
+		text = redactText(string(d.Body))
+	}
 	if len(text) > maxDraft {
 		text = strings.ToValidUTF8(text[:maxDraft], "") + "…"
 	}

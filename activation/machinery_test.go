@@ -668,3 +668,24 @@ func TestARenameDuringARefreshKeepsTheNewToken(t *testing.T) {
 		t.Errorf("the destination is %s: %s, %v", d.Status, d.StatusReason, err)
 	}
 }
+
+// nameless is a partner whose operator cannot be reached.
+type nameless struct{ activation.AudiencePartner }
+
+func (nameless) Map(context.Context, activation.Target, []activation.Identifiers) ([]activation.Mapped, activation.Outcome) {
+	return nil, activation.Outcome{Class: activation.Retry, Reason: "the operator cannot be reached"}
+}
+
+func TestDryRunTellsThatPeopleCannotBeIdentified(t *testing.T) {
+	t.Parallel()
+	partner, fake := newSample(t, partnertest.SampleOptions{})
+	b := partnertest.NewBench(t, nameless{partner.(activation.AudiencePartner)})
+	b.Destination(t, "sample", "sample", fake.Settings(), vip)
+	p := partnertest.Somebody(0)
+	b.World.Add(p)
+	b.Apply(t, activation.Change{Segment: vip, Profile: p.ID, Entered: true})
+	run, err := b.Store.DryRun(t.Context(), b.Workspace, "sample", vip, b.World, b.World)
+	if err != nil || run.Validated == nil || run.Validated.OK || !strings.Contains(run.Validated.Reason, "the operator cannot be reached") {
+		t.Errorf("DryRun = %+v, %v", run, err)
+	}
+}
