@@ -1,8 +1,11 @@
 package activation
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -135,6 +138,10 @@ type EventDryRun struct {
 	Refused   []Refused   // that the partner cannot take, and why
 	Requests  []Draft     // the requests that would be made, redacted
 	Validated *TestResult // what the partner says of the message, if it checks without counting
+
+	// Unselected is why the subscription would not select the sample; empty if it would. What it would be is shown all the
+	// same.
+	Unselected string
 }
 
 // Refused is an event that a partner cannot take.
@@ -148,8 +155,8 @@ const dryRunEvents = 10
 
 // DryRunEvents makes the message about the latest events that a subscription selects, or about a sample in the form in which
 // events come in, and shows it instead of sending it. A partner that checks messages without counting them is asked to. The
-// sample's person is known by no more than the sample says, and need not have consented. How old events are is not looked
-// at.
+// sample's person is known by no more than the sample says, and need not have consented, but is denied if the sample says
+// so. How old events are is not looked at, nor is the source of a sample.
 func (s *Store) DryRunEvents(
 	ctx context.Context, workspace int32, ref, key string, sample jsontext.Value, who latest,
 ) (EventDryRun, error) {
@@ -171,9 +178,18 @@ func (s *Store) DryRunEvents(
 		return EventDryRun{}, err
 	}
 	var out EventDryRun
+	if sample != nil {
+		if out.Unselected, err = sub.unselected(sample, found[0].event.name); err != nil {
+			return EventDryRun{}, err
+		}
+	}
 	var members []claimed
 	for _, m := range found {
-		if sample == nil && !t.gate.Allows(m.person.Consent) {
+		gate := t.gate
+		if sample != nil {
+			gate.Mode = NotDenied
+		}
+		if !gate.Allows(m.person.Consent) {
 			out.Denied++
 			continue
 		}
@@ -247,6 +263,24 @@ func (s *Store) samples(
 	return found, nil
 }
 
+// unselected returns why a subscription does not select a sample, as far as its source has no part in it.
+func (s Subscription) unselected(sample jsontext.Value, name string) (reason string, err error) {
+	where, err := s.check()
+	if err != nil {
+		return "", fmt.Errorf("read the conditions of subscription %q: %w", s.Key, err)
+	}
+	kind := cmp.Or(unquoted(lookUp(sample, []string{"type"})), "track")
+	switch {
+	case len(s.Types) > 0 && !slices.Contains(s.Types, kind):
+		return "its type is none of the subscription's types", nil
+	case len(s.Names) > 0 && !slices.Contains(s.Names, name):
+		return "its name is none of the subscription's names", nil
+	case !where.Matches(lookUp(sample, []string{"properties"})):
+		return "its properties do not meet the subscription's conditions", nil
+	}
+	return "", nil
+}
+
 // sampleName is the name by which rules would refer to a sample.
 func sampleName(sample jsontext.Value, e Event) string {
 	switch e.Type {
@@ -267,6 +301,18 @@ func (e Event) sampled() Person {
 	for _, id := range []Identifier{{"user_id", e.UserID}, {"anonymous_id", e.AnonymousID}} {
 		if id.Value != "" {
 			p.Identifiers = append(p.Identifiers, id)
+		}
+	}
+	p.Consent = map[string]bool{}
+	decisions := membersOf(lookUp(e.Context.Raw, []string{"consent"}))
+	for _, decided := range []map[string]jsontext.Value{decisions, membersOf(decisions["categoryPreferences"])} {
+		for purpose, v := range decided {
+			switch strings.ToLower(string(v)) {
+			case "true", `"granted"`:
+				p.Consent[purpose] = true
+			case "false", `"denied"`:
+				p.Consent[purpose] = false
+			}
 		}
 	}
 	p.Traits = map[string]jsontext.Value{}

@@ -425,7 +425,7 @@ type Held struct {
 	Destination int64
 	Segment     int64
 	Status      string
-	Kinds       []string // of the identifiers that were sent
+	Kinds       []string // of the identifiers that were sent; nil if the destination is told all of them: [Limits.ByProfile]
 }
 
 // Held returns what the destinations of a workspace hold of somebody, or are to hold, under any of the ids that the person
@@ -434,7 +434,9 @@ func (s *Store) Held(ctx context.Context, workspace int32, profiles []ProfileID)
 	const query = `
 		WITH RECURSIVE` + audiences + `
 		SELECT a.destination_id, a.segment_id, a.status,
-			ARRAY(SELECT DISTINCT i ->> 'kind' FROM jsonb_path_query(a.sent_identifiers, '$.*[*]') AS i ORDER BY 1)
+			CASE WHEN NOT d.by_profile THEN
+				ARRAY(SELECT DISTINCT i ->> 'kind' FROM jsonb_path_query(a.sent_identifiers, '$.*[*]') AS i ORDER BY 1)
+			END
 		FROM audiences
 		JOIN destinations d ON d.id = audiences.destination_id AND d.workspace_id = @workspace
 		JOIN activations a ON a.lane = @lane AND a.destination_id = audiences.destination_id

@@ -215,7 +215,7 @@ func createDestination(c *call) (answer, error) {
 			return err
 		}
 		made, revision = showDestination(d, names), d.Version
-		made.Secrets = inTheClear(secrets)
+		maps.Copy(made.Secrets, madeUp(in.Secrets, secrets))
 		return nil
 	})
 	if err != nil {
@@ -239,16 +239,16 @@ func (g *gateJSON) gate() *activation.Gate {
 	return &activation.Gate{Purposes: g.Purposes, Mode: activation.ConsentMode(g.Mode)}
 }
 
-// inTheClear returns those of the secrets that are texts.
-func inTheClear(secrets jsontext.Value) map[string]string {
-	var members map[string]jsontext.Value
-	if json.Unmarshal(secrets, &members) != nil {
+// madeUp returns those of the secrets that are texts and were not given.
+func madeUp(given, secrets jsontext.Value) map[string]string {
+	var members, ours map[string]jsontext.Value
+	if json.Unmarshal(secrets, &members) != nil || len(given) > 0 && json.Unmarshal(given, &ours) != nil {
 		return nil
 	}
 	shown := map[string]string{}
 	for name, v := range members {
 		var s string
-		if json.Unmarshal(v, &s) == nil && s != "" {
+		if _, ok := ours[name]; !ok && json.Unmarshal(v, &s) == nil && s != "" {
 			shown[name] = s
 		}
 	}
@@ -413,11 +413,14 @@ func pauseDestination(c *call) (answer, error) {
 			return answer{}, err
 		}
 	}
-	_, ref, err := c.destination()
+	d, ref, err := c.destination()
 	if err != nil {
 		return answer{}, err
 	}
-	d, err := c.destinations.Pause(c.Context(), c.workspace(), ref, in.Reason)
+	if in.Reason == "" && d.Status == activation.Paused {
+		in.Reason = d.StatusReason // which still holds
+	}
+	d, err = c.destinations.Pause(c.Context(), c.workspace(), ref, in.Reason)
 	return c.replyDestination(http.StatusOK, d, err)
 }
 
@@ -552,7 +555,7 @@ func listFailures(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	found, err := c.destinations.Failures(c.Context(), c.workspace(), ref, segment, limit)
+	found, err := c.destinations.Failures(c.Context(), c.workspace(), ref, segment, limit+1)
 	if err != nil {
 		return answer{}, err
 	}
@@ -564,8 +567,8 @@ func listFailures(c *call) (answer, error) {
 		Count          int64     `json:"count"`
 		LastAt         timestamp `json:"last_at"`
 	}
-	p := page[failureJSON]{Data: []failureJSON{}}
-	for _, f := range found {
+	p := page[failureJSON]{Data: []failureJSON{}, HasMore: len(found) > limit}
+	for _, f := range found[:min(len(found), limit)] {
 		p.Data = append(p.Data, failureJSON{
 			segmentOrNone(f.Segment), subscriptionOrNone(f.Subscription), f.Status, f.Reason, f.Count, timestamp(f.Last),
 		})

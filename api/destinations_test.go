@@ -218,6 +218,11 @@ func TestWhatIsWrongAtADestination(t *testing.T) {
 	if failures.len("data") != 2 || failures.str("data", 0, "reason") != "refused by the partner" || string(failures.at("data", 0, "count")) != "2" {
 		t.Errorf("failures: %s", failures.Body)
 	}
+	for query, want := range map[string]string{"?limit=1": "true", "?limit=2": "false"} {
+		if got := w.as(w.acme, "GET", base+"/failures"+query, "").want(200); string(got.at("has_more")) != want {
+			t.Errorf("failures%s: %s", query, got.Body)
+		}
+	}
 	for query, n := range map[string]int{"?drift=0": 2, "?drift=86400": 1, "?drift=86400&segment=acme-buyers": 1, "?drift=864000": 0} {
 		if got := w.as(w.acme, "GET", base+"/activations"+query, "").want(200).len("data"); got != n {
 			t.Errorf("%s: %d drift, want %d", query, got, n)
@@ -338,4 +343,19 @@ func TestWhatATypeCannotDo(t *testing.T) {
 	unsupported("PUT", base+"/a/events/orders", `{"types":["track"]}`, "", "attach segments")
 	unsupported("POST", base+"/e/rotate_secret", "", "", "changing secrets")
 	unsupported("PUT", base+"/acme-crm/segments/acme-buyers/audience", `{"audience":"1"}`, "#/audience", "attach the segment")
+}
+
+func TestGivenSecretsAreMaskedAndPausesKeepTheirReason(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+	made := w.as(w.acme, "POST", "/api/v1/destinations",
+		`{"key":"given","type":"webhook","config":{"url":"https://example.com"},"secrets":{"secret":"`+secret+`"}}`).want(201)
+	if shown := made.str("secrets", "secret"); strings.Contains(made.Body, secret) || !strings.HasSuffix(shown, secret[len(secret)-4:]) {
+		t.Errorf("a secret that was given is shown as %q", shown)
+	}
+	w.as(w.acme, "POST", "/api/v1/destinations/given/pause", `{"reason":"closed for now"}`).want(200)
+	if got := w.as(w.acme, "POST", "/api/v1/destinations/given/pause", "").want(200); got.str("status_reason") != "closed for now" {
+		t.Errorf("paused again: %s", got.Body)
+	}
 }

@@ -204,12 +204,14 @@ func dryRunSubscription(c *call) (answer, error) {
 		Reason    string `json:"reason"`
 	}
 	out := struct {
-		Events    int           `json:"events"`
-		Denied    int           `json:"denied"`
-		Refused   []refusedJSON `json:"refused"`
-		Requests  []draftJSON   `json:"requests"`
-		Validated *testJSON     `json:"validated"`
-	}{Events: run.Events, Denied: run.Denied, Refused: []refusedJSON{}, Requests: showDrafts(run.Requests)}
+		Selected   bool          `json:"selected"`
+		Unselected string        `json:"selected_reason"`
+		Events     int           `json:"events"`
+		Denied     int           `json:"denied"`
+		Refused    []refusedJSON `json:"refused"`
+		Requests   []draftJSON   `json:"requests"`
+		Validated  *testJSON     `json:"validated"`
+	}{Selected: run.Unselected == "", Unselected: run.Unselected, Events: run.Events, Denied: run.Denied, Refused: []refusedJSON{}, Requests: showDrafts(run.Requests)}
 	for _, r := range run.Refused {
 		out.Refused = append(out.Refused, refusedJSON(r))
 	}

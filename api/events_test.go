@@ -77,6 +77,22 @@ func TestDryRunOfEvents(t *testing.T) {
 			t.Errorf("the message has no %s: %s", part, body)
 		}
 	}
+	if string(got.at("selected")) != "true" || got.str("selected_reason") != "" {
+		t.Errorf("of an event that the subscription selects it says %s", got.Body)
+	}
+	got = w.as(w.acme, "POST", path, `{"event":{"type":"track","event":"Cart Viewed","userId":"eve"}}`).want(200)
+	if string(got.at("selected")) != "false" || !strings.Contains(got.str("selected_reason"), "name") || string(got.at("events")) != "1" {
+		t.Errorf("of an event that the subscription does not select it says %s", got.Body)
+	}
+	w.as(w.acme, "PATCH", "/api/v1/destinations/acme-crm", `{"consent":{"purposes":["ad_user_data"]}}`).want(200)
+	for consent, want := range map[string]string{`"denied"`: "1", "false": "1", "true": "0", "null": "0"} {
+		got := w.as(w.acme, "POST", path, `{"event":{"type":"track","event":"Order Completed","userId":"eve",`+
+			`"context":{"consent":{"ad_user_data":`+consent+`}}}}`).want(200)
+		if string(got.at("denied")) != want || (got.len("requests") == 0) != (want == "1") {
+			t.Errorf("of an event with the consent %s it says %s", consent, got.Body)
+		}
+	}
+	w.as(w.acme, "PATCH", "/api/v1/destinations/acme-crm", `{"consent":{"purposes":[]}}`).want(200)
 	w.as(w.acme, "POST", path, `{"event":[]}`).want(422, "invalid")
 	if got := w.as(w.acme, "POST", path, "").want(200); string(got.at("denied")) != "0" {
 		t.Errorf("dry run of the latest events says %s", got.Body)

@@ -248,10 +248,10 @@ func showTold(d activation.Told) toldJSON {
 }
 
 type heldJSON struct {
-	DestinationID   string   `json:"destination_id"`
-	SegmentID       string   `json:"segment_id"`
-	Status          string   `json:"status"`
-	IdentifierKinds []string `json:"identifier_kinds"`
+	DestinationID   string    `json:"destination_id"`
+	SegmentID       string    `json:"segment_id"`
+	Status          string    `json:"status"`
+	IdentifierKinds *[]string `json:"identifier_kinds"`
 }
 
 // exportPerson writes all that is known of the people of an identifier, bit by bit.
@@ -394,7 +394,10 @@ func (c *call) exportTold(out *jsontext.Encoder, p *profiles.Profile) error {
 	}
 	list := make([]heldJSON, len(held))
 	for i, h := range held {
-		list[i] = heldJSON{formatID(destinationID, h.Destination), formatID(segmentID, h.Segment), h.Status, h.Kinds}
+		list[i] = heldJSON{DestinationID: formatID(destinationID, h.Destination), SegmentID: formatID(segmentID, h.Segment), Status: h.Status}
+		if h.Kinds != nil {
+			list[i].IdentifierKinds = &h.Kinds
+		}
 	}
 	err = put(out, "destinations", list, "deliveries", jsontext.BeginArray)
 	for _, id := range ids {

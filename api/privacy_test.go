@@ -186,6 +186,10 @@ func TestWhoIsForgottenIsNowhereAnyMore(t *testing.T) {
 			t.Errorf("%d %s, want at least %d: %s", n, member, want, export.Body)
 		}
 	}
+	kindsOf := []string{string(export.at("profiles", 0, "destinations", 0, "identifier_kinds")), string(export.at("profiles", 0, "destinations", 1, "identifier_kinds"))}
+	if kindsOf[0] != "null" || !strings.Contains(kindsOf[1], `"email`) {
+		t.Errorf("the destinations were told %q", kindsOf)
+	}
 	if strings.Contains(export.Body, "bob") {
 		t.Errorf("the export has somebody else: %s", export.Body)
 	}
