@@ -285,8 +285,17 @@ func (q *queue) persist(
 		return true, nil
 	}
 	err = pgx.BeginFunc(ctx, q.pool, func(tx pgx.Tx) error {
+		// All rows at once, in order: some are written before the holdings and some after.
+		profiles := make([]ProfileID, len(c.members))
+		for i, m := range c.members {
+			profiles[i] = m.Profile
+		}
+		var first pgx.Batch
 		var held bool
-		err := tx.QueryRow(ctx, lock, pgx.StrictNamedArgs{"lane": c.lane, "id": c.id, "token": c.token}).Scan(&held)
+		first.Queue(lock, pgx.StrictNamedArgs{"lane": c.lane, "id": c.id, "token": c.token}).
+			QueryRow(func(row pgx.Row) error { return row.Scan(&held) })
+		lockRows(&first, c, profiles)
+		err := tx.SendBatch(ctx, &first).Close()
 		if errors.Is(err, pgx.ErrNoRows) {
 			return errLost
 		}
