@@ -63,8 +63,14 @@ func (r *refresher) try(ctx context.Context, t served, refused bool) (o Outcome,
 	const claim = `
 		UPDATE destinations
 		SET refresh_claim = @claim, refresh_until = now() + @lease::interval,
-			token_expires_at = CASE WHEN @refused THEN least(token_expires_at, now()) ELSE token_expires_at END
+			token_expires_at = CASE WHEN @refused THEN least(token_expires_at, now()) ELSE token_expires_at END,
+			refresh_at = CASE WHEN @refused THEN least(refresh_at, now()) ELSE refresh_at END -- for others, should we die
 		WHERE id = @id AND secrets_version = @secrets AND refresh_until < now()`
+	// Whoever is refreshing it may have died with the new token, and nothing is sent with the old one until that is known.
+	const ended = `
+		UPDATE destinations
+		SET token_expires_at = least(token_expires_at, now()), refresh_at = least(refresh_at, now())
+		WHERE id = @id AND secrets_version = @secrets AND refresh_until >= now()`
 	const commit = `
 		UPDATE destinations
 		SET config = coalesce(@config::text::jsonb, config), secrets = @sealed, secrets_version = secrets_version + 1,
@@ -91,6 +97,11 @@ func (r *refresher) try(ctx context.Context, t served, refused bool) (o Outcome,
 		return Outcome{}, fmt.Errorf("claim the refresh of destination %d: %w", t.ID, err)
 	}
 	if tag.RowsAffected() == 0 {
+		if refused {
+			if _, err := r.pool.Exec(ctx, ended, pgx.StrictNamedArgs{"id": t.ID, "secrets": t.secrets}); err != nil {
+				return Outcome{}, fmt.Errorf("note that the token of destination %d has ended: %w", t.ID, err)
+			}
+		}
 		return Outcome{}, errRefreshing
 	}
 

@@ -132,7 +132,7 @@ func (f *fleet) persist(t *testing.T, path string, authorize func(*http.Request)
 		}
 		return false, json.Unmarshal(answer, out)
 	}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		again, err := once()
 		if err == nil {
 			return
