@@ -84,6 +84,7 @@ type crowdsourced struct {
 // soul is one person.
 type soul struct {
 	n        int
+	as       int // by whose address and number the person is known
 	id       activation.ProfileID
 	known    activation.Person       // by what
 	visitors []activation.Identifier // who the person once was
@@ -132,10 +133,18 @@ func (c *crowdsourced) prepare(t *testing.T) {
 	c.attach(t, slices.Sorted(maps.Keys(rules))...)
 }
 
-// wanted is who should be in a segment at a destination.
+// wanted is who should be in a segment at a destination: those who should be sent, and whoever an advertising partner cannot
+// tell from them, being known by the same address and number.
 func (c *crowdsourced) wanted(kind, segment string) (want []activation.ProfileID) {
+	sent := func(s *soul) bool { return s.in(segment) && gate(kind).Allows(s.consent) }
+	known := map[int]bool{}
 	for _, s := range c.people {
-		if s.in(segment) && gate(kind).Allows(s.consent) {
+		if sent(s) {
+			known[s.as] = true
+		}
+	}
+	for _, s := range c.people {
+		if sent(s) || kind != "webhook" && !s.gone && known[s.as] {
 			want = append(want, s.id)
 		}
 	}
@@ -240,7 +249,7 @@ func (c *crowdsourced) identify(t *testing.T, s *soul, as int) {
 	if s.gone || len(s.consent) == 0 {
 		s.consent = map[string]bool{activation.AdUserData: true, activation.AdPersonalization: true}
 	}
-	s.gone = false
+	s.gone, s.as = false, as
 	p.Identifiers[2].Value = customer(s.n)
 	s.known = p
 	var empty activation.ProfileID
