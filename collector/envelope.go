@@ -196,7 +196,9 @@ func peekMessageID(raw []byte) string {
 	for dec.PeekKind() == '"' {
 		name, _ := dec.ReadValue()
 		if string(name) != `"messageId"` {
-			_ = dec.SkipValue()
+			if dec.SkipValue() != nil {
+				return ""
+			}
 			continue
 		}
 		if value, _ := dec.ReadValue(); value.Kind() == '"' {

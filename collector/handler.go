@@ -12,35 +12,30 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mubatch/mubatch/api/problem"
-	"github.com/mubatch/mubatch/profiles"
 )
 
 // Handler takes events in over HTTP, from anybody: what is wrong with a request is answered with a problem that says
 // where and how to put it right, and never as an error of the server.
 type Handler struct {
-	cfg     Config
-	keys    *Directory
-	to      *Committer
-	log     *slog.Logger
-	bytes   budget
-	metrics *metrics
-
-	cleaners sync.Pool // of *eventCleaner
+	cfg      Config
+	keys     *Directory
+	in       *Intake
+	log      *slog.Logger
+	bytes    budget
+	requests *prometheus.CounterVec
 }
 
-// NewHandler returns a handler that knows its clients by keys and answers when to has committed their events.
-func NewHandler(cfg Config, keys *Directory, to *Committer, reg prometheus.Registerer, log *slog.Logger) *Handler {
-	h := &Handler{cfg: cfg.withDefaults(), keys: keys, to: to, log: log}
+// NewHandler returns a handler that knows its clients by keys and answers when their events are in.
+func NewHandler(cfg Config, keys *Directory, in *Intake, reg prometheus.Registerer, log *slog.Logger) *Handler {
+	h := &Handler{cfg: cfg.withDefaults(), keys: keys, in: in, log: log}
 	h.bytes.limit = h.cfg.MaxInFlightBytes
-	h.metrics = newMetrics(reg, &h.bytes)
-	h.cleaners.New = func() any { return new(eventCleaner) }
+	h.requests = newRequestMetrics(reg, &h.bytes)
 	return h
 }
 
@@ -73,7 +68,7 @@ func (h *Handler) answer(dialect string, serve func(http.ResponseWriter, *http.R
 			}
 			problem.Write(w, r, p)
 		}
-		h.metrics.request(dialect, status)
+		h.requests.WithLabelValues(dialect, strconv.Itoa(status)).Inc()
 	}
 }
 
@@ -197,61 +192,8 @@ func (h *Handler) trusted(ip netip.Addr) bool {
 	return slices.ContainsFunc(h.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(ip) })
 }
 
-// result is what became of one event of a request.
-type result struct {
-	Index     int    `json:"index"`
-	MessageID string `json:"message_id,omitempty"`
-	Generated bool   `json:"message_id_generated,omitempty"`
-	Status    string `json:"status"`
-	Code      string `json:"code,omitempty"`
-	Reason    string `json:"reason,omitempty"`
-	Pointer   string `json:"pointer,omitempty"`
-
-	kind string
-}
-
-// accept notes what is special about e and returns it as a message to be committed.
-func (h *Handler) accept(e *cleaned, g Grant, received time.Time) Routed {
-	for _, f := range e.blocked {
-		h.metrics.blocked.WithLabelValues(fieldNames[f]).Inc()
-	}
-	if e.sanitized > 0 {
-		h.metrics.sanitized.Inc()
-	}
-	key := g.Secret.Key(e.who)
-	return Routed{Lane: key.Lane(h.to.stream.Lanes()), Message: profiles.Message{
-		Kind: profiles.KindEvent, Workspace: g.WorkspaceID, Source: g.SourceID,
-		ID: profiles.MessageKey(e.messageID), Key: key, Received: received, Body: e.body,
-	}}
-}
-
-// reject returns the result of an event with a fault. prefix leads from the body to the event.
-func reject(index int, kind string, f *fault, prefix ...string) result {
-	return result{
-		Index: index, Status: resultRejected, Code: f.code, Reason: f.reason, Pointer: f.pointer(prefix...),
-		kind: cmp.Or(kind, otherKind),
-	}
-}
-
-// commit makes msgs durable and counts what became of all results, the rejected ones too.
-func (h *Handler) commit(r *http.Request, msgs []Routed, results []result) error {
-	start := time.Now()
-	err := h.to.Commit(r.Context(), msgs)
-	if err == nil && len(msgs) > 0 {
-		h.metrics.ack.Observe(time.Since(start).Seconds())
-	}
-	for i := range results {
-		status := results[i].Status
-		if status == resultAccepted && err != nil {
-			status = resultUnavailable
-		}
-		h.metrics.events.WithLabelValues(results[i].kind, status).Inc()
-	}
-	return err
-}
-
 // rejected returns the problem of a request of which every event was rejected.
-func rejected(results []result) *problem.Problem {
+func rejected(results []Result) *problem.Problem {
 	p := problem.New(http.StatusBadRequest, "rejected", "The event is not valid.")
 	p.Detail = "Nothing was stored. Correct what is named and send it again."
 	if len(results) > 1 {

@@ -1,38 +1,24 @@
 package collector
 
 import (
-	"strconv"
-
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// What became of an event.
-const (
-	resultAccepted    = "accepted"    // durable
-	resultRejected    = "rejected"    // the client must change it
-	resultUnavailable = "unavailable" // not known to be durable: the client must send it again
-)
-
-type metrics struct {
+type intakeMetrics struct {
 	events    *prometheus.CounterVec
-	requests  *prometheus.CounterVec
 	ack       prometheus.Histogram
 	blocked   *prometheus.CounterVec
 	sanitized prometheus.Counter
 }
 
-func newMetrics(reg prometheus.Registerer, bytes *budget) *metrics {
+func newIntakeMetrics(reg prometheus.Registerer) *intakeMetrics {
 	with := promauto.With(reg)
-	m := &metrics{
+	m := &intakeMetrics{
 		events: with.NewCounterVec(prometheus.CounterOpts{
 			Name: "mubatch_collector_events_total",
 			Help: "Events received, by type and what became of them.",
 		}, []string{"type", "result"}),
-		requests: with.NewCounterVec(prometheus.CounterOpts{
-			Name: "mubatch_collector_requests_total",
-			Help: "Requests answered, by dialect and HTTP status; a pixel always answers 200.",
-		}, []string{"dialect", "status"}),
 		ack: with.NewHistogram(prometheus.HistogramOpts{
 			Name:    "mubatch_collector_ack_seconds",
 			Help:    "Time that a request waited until its events were durable, of those that became so.",
@@ -47,13 +33,8 @@ func newMetrics(reg prometheus.Registerer, bytes *budget) *metrics {
 			Help: "Events in which characters were replaced.",
 		}),
 	}
-	with.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "mubatch_collector_request_bytes",
-		Help: "Bytes of requests being worked on.",
-	}, func() float64 { return float64(bytes.used.Load()) })
-
 	for _, kind := range append([]string{otherKind}, kinds...) {
-		for _, result := range []string{resultAccepted, resultRejected, resultUnavailable} {
+		for _, result := range []string{Accepted, Rejected, resultUnavailable} {
 			m.events.WithLabelValues(kind, result)
 		}
 	}
@@ -66,6 +47,15 @@ func newMetrics(reg prometheus.Registerer, bytes *budget) *metrics {
 // otherKind is the type of an event that names none we know.
 const otherKind = "other"
 
-func (m *metrics) request(dialect string, status int) {
-	m.requests.WithLabelValues(dialect, strconv.Itoa(status)).Inc()
+// newRequestMetrics returns the counter of the requests, and exports the bytes that they hold.
+func newRequestMetrics(reg prometheus.Registerer, bytes *budget) *prometheus.CounterVec {
+	with := promauto.With(reg)
+	with.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "mubatch_collector_request_bytes",
+		Help: "Bytes of requests being worked on.",
+	}, func() float64 { return float64(bytes.used.Load()) })
+	return with.NewCounterVec(prometheus.CounterOpts{
+		Name: "mubatch_collector_requests_total",
+		Help: "Requests answered, by dialect and HTTP status; a pixel always answers 200.",
+	}, []string{"dialect", "status"})
 }

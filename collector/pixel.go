@@ -27,7 +27,7 @@ func (h *Handler) pixel(w http.ResponseWriter, r *http.Request) {
 	header.Set("Content-Length", strconv.Itoa(len(gif)))
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Event-Status", status)
-	h.metrics.request("pixel", http.StatusOK)
+	h.requests.WithLabelValues("pixel", strconv.Itoa(http.StatusOK)).Inc()
 	_, _ = w.Write(gif) // the client is gone: it would not have looked
 }
 
@@ -53,14 +53,14 @@ func (h *Handler) pixelStatus(r *http.Request) string {
 	case err != nil || !known:
 		return "unauthorized"
 	}
-	res, msgs := h.one(text, kind, g, h.shared(r, received, g))
-	if err := h.commit(r, msgs, []result{res}); err != nil {
+	results, err := h.in.take(r.Context(), g, h.shared(r, received, g), []incoming{{raw: text, kind: kind}})
+	if err != nil {
 		return resultUnavailable
 	}
-	if res.Status == resultRejected {
-		return "rejected; " + res.Code
+	if results[0].Status == Rejected {
+		return "rejected; " + results[0].Code
 	}
-	return resultAccepted
+	return Accepted
 }
 
 var (

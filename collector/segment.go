@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -40,26 +41,14 @@ func (h *Handler) single(w http.ResponseWriter, r *http.Request, kind string) er
 			return missingKey()
 		}
 	}
-	res, msgs := h.one(text, kind, g, h.shared(r, received, g))
-	if err := h.commit(r, msgs, []result{res}); err != nil {
+	results, err := h.in.take(r.Context(), g, h.shared(r, received, g), []incoming{{raw: text, kind: kind}})
+	if err != nil {
 		return err
 	}
-	if res.Status == resultRejected {
-		return rejected([]result{res})
+	if results[0].Status == Rejected {
+		return rejected(results)
 	}
-	return succeed(w, r, []result{res})
-}
-
-// one cleans the one event of a request.
-func (h *Handler) one(text []byte, kind string, g Grant, of shared) (result, []Routed) {
-	ec := h.cleaners.Get().(*eventCleaner)
-	defer h.cleaners.Put(ec)
-	e, f := ec.clean(text, kind, &of)
-	if f != nil {
-		return reject(0, kind, f), nil
-	}
-	res := result{MessageID: e.messageID, Generated: e.generated, Status: resultAccepted, kind: kind}
-	return res, []Routed{h.accept(&e, g, of.received)}
+	return succeed(w, r, results)
 }
 
 // batch takes many events. One that is rejected does not concern the others.
@@ -97,25 +86,15 @@ func (h *Handler) batch(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 
-	ec := h.cleaners.Get().(*eventCleaner)
-	defer h.cleaners.Put(ec)
-	msgs := make([]Routed, 0, len(env.events))
-	results := make([]result, len(env.events))
+	events := make([]incoming, len(env.events))
 	for i, at := range env.events {
-		raw := at.of(text)
-		e, f := ec.clean(raw, "", &of)
-		if f != nil {
-			results[i] = reject(i, e.kind, f, "batch", strconv.Itoa(i))
-			results[i].MessageID = peekMessageID(raw)
-			continue
-		}
-		results[i] = result{Index: i, MessageID: e.messageID, Generated: e.generated, Status: resultAccepted, kind: e.kind}
-		msgs = append(msgs, h.accept(&e, g, received))
+		events[i].raw = at.of(text)
 	}
-	if err := h.commit(r, msgs, results); err != nil {
+	results, err := h.in.take(r.Context(), g, of, events, "batch")
+	if err != nil {
 		return err
 	}
-	if len(msgs) == 0 && len(results) > 0 {
+	if len(results) > 0 && !slices.ContainsFunc(results, func(res Result) bool { return res.Status == Accepted }) {
 		return rejected(results)
 	}
 	return succeed(w, r, results)
@@ -174,19 +153,19 @@ var success = []byte(`{"success":true}`)
 
 // succeed answers that the events are durable. What became of each is told if one was rejected, or if asked for with
 // ?results=all.
-func succeed(w http.ResponseWriter, r *http.Request, results []result) error {
+func succeed(w http.ResponseWriter, r *http.Request, results []Result) error {
 	answer := success
 	all := r.URL.RawQuery != "" && r.URL.Query().Get("results") == "all"
 	for i := 0; i < len(results) && !all; i++ {
-		all = results[i].Status == resultRejected
+		all = results[i].Status == Rejected
 	}
 	if all {
 		if results == nil {
-			results = []result{}
+			results = []Result{}
 		}
 		b, err := json.Marshal(struct {
 			Success bool     `json:"success"`
-			Results []result `json:"results"`
+			Results []Result `json:"results"`
 		}{true, results})
 		if err != nil {
 			return fmt.Errorf("marshal results: %w", err)

@@ -63,7 +63,7 @@ func newServerOn(t testing.TB, cfg collector.Config, rdb redis.UniversalClient) 
 	log := slog.New(slog.DiscardHandler)
 	directory := collector.NewDirectory(cfg, s.pool, s.reg, log)
 	r := chi.NewRouter()
-	collector.NewHandler(cfg, directory, committer, s.reg, log).Routes(r)
+	collector.NewHandler(cfg, directory, collector.NewIntake(cfg, committer, s.reg), s.reg, log).Routes(r)
 	s.Handler = r
 	return s
 }

@@ -93,6 +93,7 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 	defer rdb.Close()
 	stream := collector.NewStream(collectorCfg.Stream(), rdb)
 	committer := collector.NewCommitter(collectorCfg, stream, reg, log)
+	intake := collector.NewIntake(collectorCfg, committer, reg)
 	directory := collector.NewDirectory(collectorCfg, pool, reg, log)
 
 	// Profiles, and who is told of them.
@@ -132,7 +133,7 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 	router := chi.NewRouter()
 	router.Use(api.RecoverPanics(log))
 	if cfg.has(roleCollect) {
-		collector.NewHandler(collectorCfg, directory, committer, reg, log).Routes(router)
+		collector.NewHandler(collectorCfg, directory, intake, reg, log).Routes(router)
 	}
 	if cfg.has(roleAPI) {
 		router.Mount("/", api.New(api.Config{

@@ -1,0 +1,141 @@
+package collector
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mubatch/mubatch/profiles"
+)
+
+// Intake is the one way in for events, whoever brings them: it cleans them, sends each to its lane, and makes them
+// durable.
+//
+//	a request in any dialect ─► our shape ─┐
+//	a file, a topic ─► mapping ─► our shape ├─► clean ─► route ─► commit ─► Result
+type Intake struct {
+	cfg      Config
+	to       *Committer
+	metrics  *intakeMetrics
+	cleaners sync.Pool // of *eventCleaner
+}
+
+// NewIntake returns the way in to the lanes that to writes.
+func NewIntake(cfg Config, to *Committer, reg prometheus.Registerer) *Intake {
+	in := &Intake{cfg: cfg.withDefaults(), to: to, metrics: newIntakeMetrics(reg)}
+	in.cleaners.New = func() any { return new(eventCleaner) }
+	return in
+}
+
+// What becomes of an event.
+const (
+	Accepted          = "accepted"    // durable
+	Rejected          = "rejected"    // whoever sent it must change it
+	resultUnavailable = "unavailable" // not known to be durable: whoever sent it must send it again
+)
+
+// Result is what became of one event.
+type Result struct {
+	Index     int    `json:"index"` // among those brought at once
+	MessageID string `json:"message_id,omitempty"`
+	Generated bool   `json:"message_id_generated,omitempty"` // the server made the messageId
+	Status    string `json:"status"`                         // Accepted or Rejected
+	Code      string `json:"code,omitempty"`
+	Reason    string `json:"reason,omitempty"`
+	Pointer   string `json:"pointer,omitempty"`
+
+	kind string
+}
+
+// Take makes events of one source durable, each the JSON of an event in our shape, received at a time in UTC, and tells
+// of each what became of it. One that is rejected does not concern the others. After an error, which is [ErrBusy] or wraps
+// [ErrUnavailable], all, some or none may be stored: bring all of them again, with the same messageIds. The bytes of
+// events are not kept.
+func (in *Intake) Take(ctx context.Context, from Grant, received time.Time, events [][]byte) ([]Result, error) {
+	list := make([]incoming, len(events))
+	for i, raw := range events {
+		list[i].raw = raw
+		if !jsontext.Value(raw).IsValid(jsonOptions...) {
+			list[i].fault = &fault{code: "malformed_json", reason: "is not JSON"}
+		}
+	}
+	of := shared{received: received.UTC().Truncate(time.Millisecond), maxBytes: in.cfg.MaxEventBytes}
+	return in.take(ctx, from, of, list)
+}
+
+// incoming is one event of those that come at once.
+type incoming struct {
+	raw   []byte // valid JSON in our shape
+	kind  string // what the route says it is, or "" if the event has to say
+	fault *fault // what whoever translated it found wrong
+}
+
+// take is Take for events that are known to be valid JSON. The path leads from the body of the request to the list of
+// events; without one the body is the event.
+func (in *Intake) take(ctx context.Context, g Grant, of shared, events []incoming, path ...string) ([]Result, error) {
+	ec := in.cleaners.Get().(*eventCleaner)
+	defer in.cleaners.Put(ec)
+	msgs := make([]Routed, 0, len(events))
+	results := make([]Result, len(events))
+	for i, ev := range events {
+		e, f := cleaned{kind: ev.kind}, ev.fault
+		if f == nil {
+			e, f = ec.clean(ev.raw, ev.kind, &of)
+		}
+		if f != nil {
+			at := path
+			if len(path) > 0 {
+				at = append(slices.Clip(path), strconv.Itoa(i))
+			}
+			results[i] = Result{
+				Index: i, MessageID: peekMessageID(ev.raw), Status: Rejected,
+				Code: f.code, Reason: f.reason, Pointer: f.pointer(at...), kind: cmp.Or(e.kind, otherKind),
+			}
+			continue
+		}
+		results[i] = Result{Index: i, MessageID: e.messageID, Generated: e.generated, Status: Accepted, kind: e.kind}
+		msgs = append(msgs, in.route(&e, g, of.received))
+	}
+	if err := in.commit(ctx, msgs, results); err != nil {
+		return nil, err
+	}
+	return results, nil
+}
+
+// route notes what is special about e and returns it as a message for its lane.
+func (in *Intake) route(e *cleaned, g Grant, received time.Time) Routed {
+	for _, f := range e.blocked {
+		in.metrics.blocked.WithLabelValues(fieldNames[f]).Inc()
+	}
+	if e.sanitized > 0 {
+		in.metrics.sanitized.Inc()
+	}
+	key := g.Secret.Key(e.who)
+	return Routed{Lane: key.Lane(in.to.stream.Lanes()), Message: profiles.Message{
+		Kind: profiles.KindEvent, Workspace: g.WorkspaceID, Source: g.SourceID,
+		ID: profiles.MessageKey(e.messageID), Key: key, Received: received, Body: e.body,
+	}}
+}
+
+// commit makes msgs durable and counts what became of all results, the rejected ones too.
+func (in *Intake) commit(ctx context.Context, msgs []Routed, results []Result) error {
+	start := time.Now()
+	err := in.to.Commit(ctx, msgs)
+	if err == nil && len(msgs) > 0 {
+		in.metrics.ack.Observe(time.Since(start).Seconds())
+	}
+	for i := range results {
+		status := results[i].Status
+		if status == Accepted && err != nil {
+			status = resultUnavailable
+		}
+		in.metrics.events.WithLabelValues(results[i].kind, status).Inc()
+	}
+	return err
+}
