@@ -19,6 +19,7 @@ import (
 	"github.com/go-playground/validator/v10"
 
 	"github.com/mubatch/mubatch/api/problem"
+	"github.com/mubatch/mubatch/collector"
 )
 
 const (
@@ -166,6 +167,7 @@ func newValidators() *validator.Validate {
 		s := f.Field().String()
 		return humanKey.MatchString(s) && !looksLikeID.MatchString(s)
 	})
+	must("dialect", func(f validator.FieldLevel) bool { return slices.Contains(collector.Dialects(), f.Field().String()) })
 	must("future", func(f validator.FieldLevel) bool {
 		t, ok := f.Field().Interface().(time.Time)
 		return ok && t.After(time.Now())
@@ -200,6 +202,8 @@ func detail(f validator.FieldError) string {
 		return "must be one of " + strings.Join(strings.Fields(f.Param()), ", ")
 	case "unique":
 		return "must not contain anything twice"
+	case "dialect":
+		return "must be one of " + strings.Join(collector.Dialects(), ", ")
 	case "future":
 		return "must be in the future"
 	case "required_with":

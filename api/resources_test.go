@@ -54,9 +54,11 @@ func TestSources(t *testing.T) {
 	w.as(w.globex, "POST", "/api/v1/sources", `{"key":"app"}`).want(201) // keys are a workspace's own
 	w.as(w.acme, "POST", "/api/v1/sources", `{"key":"src_1"}`).want(422, "invalid")
 	w.as(w.acme, "POST", "/api/v1/sources", `{"key":"x","settings":{"merge_on":["email","email"]}}`).want(422, "invalid")
+	w.as(w.acme, "POST", "/api/v1/sources", `{"key":"x","settings":{"dialects":["klingon"]}}`).want(422, "invalid")
+	w.as(w.acme, "POST", "/api/v1/sources", `{"key":"x","settings":{"dialects":[]}}`).want(422, "invalid")
 
 	got := w.as(w.acme, "PATCH", "/api/v1/sources/app", `{"settings":{"collect_ip":false},"enabled":false}`).want(200)
-	if string(got.at("settings")) != `{"merge_on":["email"],"collect_ip":false}` || string(got.at("enabled")) != "false" {
+	if string(got.at("settings")) != `{"merge_on":["email"],"collect_ip":false,"dialects":["segment","rudderstack"]}` || string(got.at("enabled")) != "false" {
 		t.Errorf("changed to %s", got.Body)
 	}
 	w.as(w.acme, "PATCH", "/api/v1/sources/app", `{"key":"other"}`).want(400, "unknown_member")

@@ -22,6 +22,7 @@ type sourceJSON struct {
 type settingsJSON struct {
 	MergeOn   []string `json:"merge_on"`
 	CollectIP bool     `json:"collect_ip"`
+	Dialects  []string `json:"dialects"`
 }
 
 type writeKeyJSON struct {
@@ -36,7 +37,7 @@ type writeKeyJSON struct {
 func showSource(s collector.Source) sourceJSON {
 	return sourceJSON{
 		formatID(sourceID, s.ID), s.Key, s.Name, s.Type,
-		settingsJSON{s.Settings.MergeOn, s.Settings.CollectIP == nil || *s.Settings.CollectIP},
+		settingsJSON{s.Settings.MergeOn, s.Settings.CollectIP == nil || *s.Settings.CollectIP, s.Settings.Speaks()},
 		s.Enabled, timestamp(s.CreatedAt), timestamp(s.UpdatedAt),
 	}
 }
@@ -94,6 +95,7 @@ func listSources(c *call) (answer, error) {
 type sourceSettings struct {
 	MergeOn   *[]string `json:"merge_on" validate:"omitnil,max=20,unique,dive,min=1,max=64"`
 	CollectIP *bool     `json:"collect_ip"`
+	Dialects  *[]string `json:"dialects" validate:"omitnil,min=1,unique,dive,dialect"`
 }
 
 func (in *sourceSettings) over(s collector.SourceSettings) collector.SourceSettings {
@@ -105,6 +107,9 @@ func (in *sourceSettings) over(s collector.SourceSettings) collector.SourceSetti
 	}
 	if in.CollectIP != nil {
 		s.CollectIP = in.CollectIP
+	}
+	if in.Dialects != nil {
+		s.Dialects = *in.Dialects
 	}
 	return s
 }

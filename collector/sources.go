@@ -39,6 +39,7 @@ type Source struct {
 type SourceSettings struct {
 	MergeOn   []string `json:"merge_on,omitempty"`   // kinds of identifiers on which people are merged, such as "email"
 	CollectIP *bool    `json:"collect_ip,omitempty"` // whether context.ip is filled from the connection; default true
+	Dialects  []string `json:"dialects,omitempty"`   // that it takes events in; default segment and rudderstack
 }
 
 // SourceUpdate is what to change of a source; nil leaves a field as it is.
