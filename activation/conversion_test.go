@@ -76,7 +76,7 @@ func eventsOf(t testing.TB, b *partnertest.Bench) activation.EventSummary {
 
 func awaitEvents(t testing.TB, b *partnertest.Bench, want activation.EventSummary) {
 	t.Helper()
-	partnertest.Eventually(t, 30*time.Second, "the events are as they should be", func() bool { return eventsOf(t, b) == want })
+	partnertest.Eventually(t, "the events are as they should be", func() bool { return eventsOf(t, b) == want })
 }
 
 func TestSubscribingIsChecked(t *testing.T) {
@@ -199,7 +199,7 @@ func TestEventsEndSomehow(t *testing.T) {
 		fake.Script(down)
 		placed(t, b, fake)
 		stop := b.Dispatch(t, activation.DispatchConfig{})
-		partnertest.Eventually(t, 30*time.Second, "it was tried", func() bool { return fake.Requests() > 0 })
+		partnertest.Eventually(t, "it was tried", func() bool { return fake.Requests() > 0 })
 		stop()
 		fake.Heal()
 		fake.Advance(2 * time.Hour)

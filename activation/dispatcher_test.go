@@ -66,7 +66,7 @@ func TestRetriesFollowTheSchedule(t *testing.T) {
 			}
 			for i, next := range want {
 				stop := b.Dispatch(t, activation.DispatchConfig{Schedule: activation.DefaultSchedule})
-				partnertest.Eventually(t, 10*time.Second, fmt.Sprintf("attempt %d is recorded", i+1), func() bool {
+				partnertest.Eventually(t, fmt.Sprintf("attempt %d is recorded", i+1), func() bool {
 					return len(deliveries(t, b, activation.DeliveryFilter{})) == before+i+1
 				})
 				stop()
@@ -125,7 +125,7 @@ func TestGoneDisables(t *testing.T) {
 		}
 		return d.Status
 	}
-	partnertest.Eventually(t, 10*time.Second, "the destination is disabled", func() bool {
+	partnertest.Eventually(t, "the destination is disabled", func() bool {
 		return status() == activation.Disabled
 	})
 	b.Apply(t, change(2, true))
@@ -167,7 +167,7 @@ func TestDeadDestinationDelaysNobody(t *testing.T) {
 	for _, c := range changes[400:] { // now the dead ones are busy failing
 		start := time.Now()
 		b.Apply(t, c)
-		partnertest.Eventually(t, 5*time.Second, "a change arrives", func() bool {
+		partnertest.Eventually(t, "a change arrives", func() bool {
 			return slices.Contains(healthy.Members(theVIPs), c.Profile)
 		})
 		if took := time.Since(start); took > 2*time.Second {
@@ -185,7 +185,7 @@ func TestRecoveryDoesNotWaitForTheSchedule(t *testing.T) {
 		b.Apply(t, change(n, true))
 	}
 	b.Dispatch(t, activation.DispatchConfig{Schedule: []time.Duration{time.Hour, time.Hour}})
-	partnertest.Eventually(t, 10*time.Second, "the breaker has opened", func() bool { return r.Requests() >= 5 })
+	partnertest.Eventually(t, "the breaker has opened", func() bool { return r.Requests() >= 5 })
 	time.Sleep(300 * time.Millisecond)
 	asked := r.Requests()
 	if asked > 40 {
@@ -205,7 +205,7 @@ func TestLeaseRunsOut(t *testing.T) {
 	b.Apply(t, change(1, true))
 	r.Script(partnertest.Fault{Reset: true, Apply: true})
 	stop := b.Dispatch(t, activation.DispatchConfig{Schedule: []time.Duration{time.Hour}})
-	partnertest.Eventually(t, 10*time.Second, "the outcome is unknown", func() bool { return state(t, b, 1).Sent == nil })
+	partnertest.Eventually(t, "the outcome is unknown", func() bool { return state(t, b, 1).Sent == nil })
 	stop()
 	// As a process leaves it that is killed between sending and recording.
 	const crash = `

@@ -46,7 +46,7 @@ func TestErasingUnmakesMessages(t *testing.T) {
 	}
 	b.Apply(t, change(same[0], true), change(same[1], true))
 	stop := b.Dispatch(t, activation.DispatchConfig{Schedule: []time.Duration{time.Hour, time.Hour}})
-	partnertest.Eventually(t, 30*time.Second, "a message is to be tried again", func() bool {
+	partnertest.Eventually(t, "a message is to be tried again", func() bool {
 		return count(t, b, `SELECT count(*) FROM activation_batches WHERE claim_token IS NULL AND body IS NOT NULL`) == 1
 	})
 	stop()
@@ -107,7 +107,7 @@ func TestTheProofTellsOfSharedIdentifiers(t *testing.T) {
 	b.Rest(t, "sample")
 	for i, want := range []string{"shared", "acknowledged"} {
 		erase(t, b, partnertest.Profile(i+1))
-		partnertest.Eventually(t, 30*time.Second, "the note to be settled", func() bool {
+		partnertest.Eventually(t, "the note to be settled", func() bool {
 			if _, err := b.Ledger.Released(t.Context(), b.Pool); err != nil {
 				t.Fatal(err)
 			}

@@ -91,7 +91,7 @@ func TestEnqueue(t *testing.T) {
 				case 'u':
 					r.Script(partnertest.Fault{Reset: true})
 					stop := b.Dispatch(t, activation.DispatchConfig{Schedule: []time.Duration{time.Hour}})
-					partnertest.Eventually(t, 10*time.Second, "the outcome is unknown", func() bool {
+					partnertest.Eventually(t, "the outcome is unknown", func() bool {
 						return state(t, b, 1).Sent == nil
 					})
 					stop()
@@ -221,7 +221,7 @@ func TestConverges(t *testing.T) {
 	for _, v := range r.Violations() {
 		t.Errorf("violation: %s", v)
 	}
-	partnertest.Eventually(t, 15*time.Second, "no batches are left at rest", func() bool {
+	partnertest.Eventually(t, "no batches are left at rest", func() bool {
 		const left = `SELECT count(*) FROM activation_batches`
 		var batches int
 		if err := b.Pool.QueryRow(t.Context(), left).Scan(&batches); err != nil {

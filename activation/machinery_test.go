@@ -211,7 +211,7 @@ func TestUsageIsHeeded(t *testing.T) {
 	}
 	fake.Script(used("0.5"), used("0.5"), used("0.96"))
 	b.Dispatch(t, activation.DispatchConfig{})
-	partnertest.Eventually(t, 10*time.Second, "the account is stopped", func() bool { return fake.Scripted() == 0 })
+	partnertest.Eventually(t, "the account is stopped", func() bool { return fake.Scripted() == 0 })
 	time.Sleep(300 * time.Millisecond)
 	asked := fake.Requests()
 	time.Sleep(500 * time.Millisecond)
@@ -235,7 +235,7 @@ func TestAnAnswerFromBeforeDoesNotPause(t *testing.T) {
 	b.Apply(t, change(1, true))
 	fake.Script(partnertest.Fault{Status: 403, Body: `{"code":"forbidden"}`, Delay: time.Second})
 	b.Dispatch(t, activation.DispatchConfig{})
-	partnertest.Eventually(t, 20*time.Second, "the partner is asked", func() bool { return fake.Scripted() == 0 })
+	partnertest.Eventually(t, "the partner is asked", func() bool { return fake.Scripted() == 0 })
 	if _, err := b.Store.Pause(t.Context(), b.Workspace, "sample", "to mend it"); err != nil {
 		t.Fatal(err)
 	}
@@ -335,7 +335,7 @@ func TestIdentifiersAreMapped(t *testing.T) {
 	}
 	b.Warp(t, 2*time.Hour)
 	fake.Advance(2 * time.Hour)
-	partnertest.Eventually(t, 20*time.Second, "everybody is asked for again", func() bool {
+	partnertest.Eventually(t, "everybody is asked for again", func() bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		again := 0
@@ -376,7 +376,7 @@ func TestLedgerForgets(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.Dispatch(t, activation.DispatchConfig{})
-	partnertest.Eventually(t, 10*time.Second, "what is old is forgotten", func() bool {
+	partnertest.Eventually(t, "what is old is forgotten", func() bool {
 		return len(deliveries(t, b, activation.DeliveryFilter{})) <= 5
 	})
 	time.Sleep(100 * time.Millisecond)
@@ -493,7 +493,7 @@ func TestAnAddWaitsForARemoveInFlight(t *testing.T) {
 	b.Rest(t, "sample")
 	fake.Script(partnertest.Fault{Delay: time.Second, Late: true})
 	b.Apply(t, change(1, false))
-	partnertest.Eventually(t, 10*time.Second, "the remove is under way", func() bool { return fake.Scripted() == 0 })
+	partnertest.Eventually(t, "the remove is under way", func() bool { return fake.Scripted() == 0 })
 	b.Apply(t, change(2, true))
 	b.Rest(t, "sample")
 	if n := len(fake.Members(partnertest.Audience{Segment: vip, ID: "aud-1"})); n != 2 { // nobody can tell them apart
@@ -554,13 +554,13 @@ func TestAnAnswerThatConcernsNobodyIsTakenIn(t *testing.T) {
 	}
 	for i, entered := range []bool{true, false} {
 		b.Apply(t, change(0, entered))
-		partnertest.Eventually(t, 20*time.Second, "the partner has taken the message in", func() bool {
+		partnertest.Eventually(t, "the partner has taken the message in", func() bool {
 			return receipts(`IS NOT NULL`) == i+1
 		})
 	}
 	fake.Advance(2 * time.Minute)
 	b.Warp(t, 2*time.Minute)
-	partnertest.Eventually(t, 20*time.Second, "both answers are taken in", func() bool { return receipts(`IS NULL`) == 2 })
+	partnertest.Eventually(t, "both answers are taken in", func() bool { return receipts(`IS NULL`) == 2 })
 }
 
 // failsOnce is a sample partner that could not work on the first message it took in, and is sure that it did not.
@@ -593,12 +593,12 @@ func TestWhatWasTakenInAndFailedIsSentAgain(t *testing.T) {
 	b.Apply(t, change(0, true))
 	b.Dispatch(t, activation.DispatchConfig{})
 	for sent := int32(1); sent <= 2; sent++ {
-		partnertest.Eventually(t, 30*time.Second, "it is taken in", func() bool {
+		partnertest.Eventually(t, "it is taken in", func() bool {
 			sum, err := b.Store.Summary(t.Context(), b.Workspace, "sample", 0)
 			return err == nil && sum.Accepted == 1 && p.sends.Load() >= sent
 		})
 		b.Warp(t, 2*time.Minute, fake)
-		partnertest.Eventually(t, 30*time.Second, "it is asked what became of it", func() bool { return p.polls.Load() >= sent })
+		partnertest.Eventually(t, "it is asked what became of it", func() bool { return p.polls.Load() >= sent })
 		b.Warp(t, time.Minute, fake)
 	}
 	if sum := b.Rest(t, "sample"); sum.Sent != 1 || sum.Drift != 0 {
@@ -623,14 +623,14 @@ func TestNothingIsSentAgainOfWhatWasDetached(t *testing.T) {
 	if err := b.Store.Detach(t.Context(), b.Workspace, "sample", vip); err != nil {
 		t.Fatal(err)
 	}
-	partnertest.Eventually(t, 30*time.Second, "the partner holds nobody", func() bool {
+	partnertest.Eventually(t, "the partner holds nobody", func() bool {
 		var n int
 		err := b.Pool.QueryRow(t.Context(), `SELECT count(*) FROM activations WHERE sent IS DISTINCT FROM false OR status <> 'settled'`).Scan(&n)
 		return err == nil && n == 0
 	})
 	stop()
 	b.Dispatch(t, activation.DispatchConfig{}) // it lets go at its beginning
-	partnertest.Eventually(t, 20*time.Second, "the segment is let go", func() bool {
+	partnertest.Eventually(t, "the segment is let go", func() bool {
 		var n int
 		err := b.Pool.QueryRow(t.Context(), `SELECT count(*) FROM destination_segments`).Scan(&n)
 		return err == nil && n == 0
@@ -652,7 +652,7 @@ func TestARenameDuringARefreshKeepsTheNewToken(t *testing.T) {
 	b.World.Add(partnertest.Somebody(0))
 	b.Apply(t, change(0, true))
 	b.Dispatch(t, activation.DispatchConfig{})
-	partnertest.Eventually(t, 20*time.Second, "the token is being refreshed", func() bool { return fake.Scripted() == 0 })
+	partnertest.Eventually(t, "the token is being refreshed", func() bool { return fake.Scripted() == 0 })
 	name := "another"
 	if _, err := b.Store.Update(t.Context(), b.Workspace, "sample", activation.Update{Name: &name}); err != nil {
 		t.Fatal(err)

@@ -78,7 +78,7 @@ func TestWhatBecameOfARequestIsKept(t *testing.T) {
 	}
 	b.Dispatch(t, activation.DispatchConfig{})
 	for asked := range 3 {
-		partnertest.Eventually(t, 30*time.Second, "the status was asked for", func() bool { return polls(t, b) >= asked })
+		partnertest.Eventually(t, "the status was asked for", func() bool { return polls(t, b) >= asked })
 		fake.Advance(45 * time.Minute)
 		b.Warp(t, 45*time.Minute)
 	}

@@ -198,7 +198,7 @@ func TestSegmentsThatAreNotThere(t *testing.T) {
 	b, fake := stage(t, partnertest.LinkedInOptions{Shy: 90 * time.Second}, people)
 	b.Dispatch(t, activation.DispatchConfig{Schedule: slices.Repeat([]time.Duration{30 * time.Second}, 10)})
 	early := false
-	partnertest.Eventually(t, 2*time.Minute, "everybody is sent", func() bool {
+	partnertest.Eventually(t, "everybody is sent", func() bool {
 		sum, err := b.Store.Summary(t.Context(), b.Workspace, "linkedin", 0)
 		if err != nil {
 			t.Fatal(err)
@@ -226,7 +226,7 @@ func TestSegmentsThatAreNotThere(t *testing.T) {
 	fake.Delete(d.Segments[0].Audience)
 	b.Warp(t, 10*time.Minute, fake)
 	b.Apply(t, activation.Change{Segment: 7, Profile: partnertest.Profile(0)})
-	partnertest.Eventually(t, time.Minute, "the destination is paused", func() bool { return get(t, b).Status == activation.Paused })
+	partnertest.Eventually(t, "the destination is paused", func() bool { return get(t, b).Status == activation.Paused })
 	if reason := get(t, b).StatusReason; !strings.Contains(reason, "deleted at LinkedIn") {
 		t.Errorf("the reason is %q", reason)
 	}
@@ -278,7 +278,7 @@ func TestWhatSomebodyHasToMend(t *testing.T) {
 		}
 		end(fake)
 		b.Apply(t, activation.Change{Segment: 7, Profile: partnertest.Profile(0)})
-		partnertest.Eventually(t, time.Minute, "the destination is paused", func() bool { return get(t, b).Status == activation.Paused })
+		partnertest.Eventually(t, "the destination is paused", func() bool { return get(t, b).Status == activation.Paused })
 		if reason := get(t, b).StatusReason; !strings.Contains(reason, words) {
 			t.Errorf("the reason is %q, want %q", reason, words)
 		}

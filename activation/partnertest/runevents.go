@@ -444,7 +444,7 @@ func RunEvents(t *testing.T, s EventSubject) {
 		stage.bench.World.Remove(Profile(7))
 		stage.order(t, 0, orders, false)
 		stage.bench.Dispatch(t, activation.DispatchConfig{})
-		Eventually(t, time.Minute, "the others were sent", func() bool { // without having time pass
+		Eventually(t, "the others were sent", func() bool { // without having time pass
 			sum := stage.summary(t)
 			return sum.Sent+sum.Accepted == int64(len(stage.must))
 		})

@@ -246,7 +246,7 @@ func TestTradeDeskFindsTooManyAtOnce(t *testing.T) {
 			res.Body.Close()
 		})
 	}
-	Eventually(t, time.Minute, "two requests are there", func() bool { return f.open.Load() == 2 })
+	Eventually(t, "two requests are there", func() bool { return f.open.Load() == 2 })
 	f.mu.Unlock()
 	both.Wait()
 	finds(t, f, "2 requests came at once")

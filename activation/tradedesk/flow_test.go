@@ -41,7 +41,7 @@ func newStage(t *testing.T, o partnertest.TradeDeskOptions, people int) stage {
 // holds waits until The Trade Desk has just so many people of the first n, and nothing that is nobody's.
 func (s stage) holds(t *testing.T, want int) {
 	t.Helper()
-	partnertest.Eventually(t, time.Minute, "The Trade Desk has whom it should", func() bool {
+	partnertest.Eventually(t, "The Trade Desk has whom it should", func() bool {
 		return len(s.fake.Members(audience)) == want && len(s.fake.Leftovers(audience)) == 0
 	})
 	s.check(t)

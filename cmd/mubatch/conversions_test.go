@@ -56,7 +56,7 @@ func TestConversionsReachAReceiver(t *testing.T) {
 	at.track(t, events[:20]...)
 	at.track(t, events...)
 	slices.Sort(want)
-	partnertest.Eventually(t, time.Minute, "every order has arrived", func() bool { return len(receiver.Received()) >= len(want) })
+	partnertest.Eventually(t, "every order has arrived", func() bool { return len(receiver.Received()) >= len(want) })
 	if diff := cmp.Diff(want, receiver.Received()); diff != "" {
 		t.Errorf("the orders that arrived (-want +got):\n%s", diff)
 	}
@@ -66,7 +66,7 @@ func TestConversionsReachAReceiver(t *testing.T) {
 	var sum struct {
 		Events struct{ Sent, Waiting int }
 	}
-	partnertest.Eventually(t, time.Minute, "every order counts as sent", func() bool {
+	partnertest.Eventually(t, "every order counts as sent", func() bool {
 		at.do(t, http.MethodGet, "/api/v1/destinations/crm/summary", nil, &sum)
 		return sum.Events.Sent == len(want) && sum.Events.Waiting == 0
 	})
