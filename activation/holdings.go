@@ -54,15 +54,24 @@ type holding struct {
 	changed  bool
 }
 
+// The statements below look each identifier up by itself: what a planner makes of a join here depends on what it knows of
+// the table, and of one that has just begun to fill it knows nothing. They name rows by ctid only once they have locked them.
+
 // weigh locks what is held of some identifiers in a claim's audience.
 func (q *queue) weigh(ctx context.Context, tx pgx.Tx, c *claim, handles []handle) (map[handle]*holding, error) {
 	const query = `
 		SELECT h.identifier, h.holders, h.moved, h.removing
-		FROM holdings h
-		WHERE (h.lane, h.identifier) IN (SELECT lane, identifier FROM unnest(@lanes::smallint[], @handles::uuid[]) AS t (lane, identifier))
-			AND h.destination_id = @destination AND h.segment_id = @segment
-		ORDER BY h.lane, h.identifier
-		FOR UPDATE`
+		FROM (
+			SELECT DISTINCT lane, identifier
+			FROM unnest(@lanes::smallint[], @handles::uuid[]) AS t (lane, identifier)
+			ORDER BY lane, identifier
+		) AS t
+		CROSS JOIN LATERAL (
+			SELECT identifier, holders, moved, removing
+			FROM holdings
+			WHERE lane = t.lane AND destination_id = @destination AND segment_id = @segment AND identifier = t.identifier
+			FOR UPDATE
+		) AS h`
 	held := make(map[handle]*holding, len(handles))
 	if len(handles) == 0 {
 		return held, nil
@@ -149,17 +158,31 @@ func (q *queue) inFlight(ctx context.Context, tx pgx.Tx, batches []int64) (map[i
 // keep writes holdings that were weighed and changed.
 func (q *queue) keep(ctx context.Context, tx pgx.Tx, c *claim, held map[handle]*holding) error {
 	const remove = `
-		DELETE FROM holdings h
-		USING unnest(@lanes::smallint[], @handles::uuid[]) AS t (lane, identifier)
-		WHERE h.lane = t.lane AND h.identifier = t.identifier
-			AND h.destination_id = @destination AND h.segment_id = @segment`
+		DELETE FROM holdings
+		WHERE ctid = ANY (ARRAY (
+			SELECT h.ctid
+			FROM unnest(@lanes::smallint[], @handles::uuid[]) AS t (lane, identifier)
+			CROSS JOIN LATERAL (
+				SELECT ctid
+				FROM holdings
+				WHERE lane = t.lane AND destination_id = @destination AND segment_id = @segment AND identifier = t.identifier
+				OFFSET 0
+			) AS h))`
 	const update = `
 		UPDATE holdings h
 		SET holders = t.holders, moved = t.moved, removing = t.removing
-		FROM unnest(@lanes::smallint[], @handles::uuid[], @holders::integer[], @moved::boolean[], @removing::bigint[])
-			AS t (lane, identifier, holders, moved, removing)
-		WHERE h.lane = t.lane AND h.identifier = t.identifier
-			AND h.destination_id = @destination AND h.segment_id = @segment`
+		FROM (
+			SELECT t.*, h.row
+			FROM unnest(@lanes::smallint[], @handles::uuid[], @holders::integer[], @moved::boolean[], @removing::bigint[])
+				AS t (lane, identifier, holders, moved, removing)
+			CROSS JOIN LATERAL (
+				SELECT ctid AS row
+				FROM holdings
+				WHERE lane = t.lane AND destination_id = @destination AND segment_id = @segment AND identifier = t.identifier
+				OFFSET 0
+			) AS h
+		) AS t
+		WHERE h.ctid = t.row`
 	var (
 		gone, changed []handle
 		holders       []int32

@@ -418,11 +418,17 @@ func (q *queue) reserve(ctx context.Context, tx pgx.Tx, c *claim, results []resu
 // its mark, and is made anew before it is sent again.
 func (q *queue) overtake(ctx context.Context, tx pgx.Tx, c *claim, removing map[handle]int64) error {
 	const query = `
-		UPDATE holdings h
+		UPDATE holdings
 		SET removing = NULL
-		FROM unnest(@lanes::smallint[], @handles::uuid[]) AS t (lane, identifier)
-		WHERE h.lane = t.lane AND h.identifier = t.identifier
-			AND h.destination_id = @destination AND h.segment_id = @segment`
+		WHERE ctid = ANY (ARRAY (
+			SELECT h.ctid
+			FROM unnest(@lanes::smallint[], @handles::uuid[]) AS t (lane, identifier)
+			CROSS JOIN LATERAL (
+				SELECT ctid
+				FROM holdings
+				WHERE lane = t.lane AND destination_id = @destination AND segment_id = @segment AND identifier = t.identifier
+				OFFSET 0
+			) AS h))`
 	var batches []int64
 	var handles []handle
 	for h, batch := range removing {
