@@ -123,7 +123,11 @@ func (b *Bench) Dispatch(t testing.TB, cfg activation.DispatchConfig) (stop func
 
 func (b *Bench) start(t testing.TB, r *running) {
 	t.Helper()
-	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	level := slog.LevelError // of warnings there are so many that they hide why a test fails
+	if testing.Verbose() {
+		level = slog.LevelWarn
+	}
+	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: level}))
 	d, err := activation.NewDispatcher(r.cfg, b.Store, b.World, b.World, b.World, prometheus.NewRegistry(), log)
 	if err != nil {
 		t.Fatal(err)

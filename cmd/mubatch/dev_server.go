@@ -39,8 +39,11 @@ type server struct {
 }
 
 const (
-	startWithin = time.Minute // recovering a large data folder takes its time
-	stopWithin  = 10 * time.Second
+	startWithin = 2 * time.Minute // recovering a large data folder takes its time
+	// predecessorEnds is how long the last children of a server that was killed may take to notice: on a busy machine they
+	// first finish what they are computing.
+	predecessorEnds = time.Minute
+	stopWithin      = 10 * time.Second
 )
 
 // start returns when the server answers. Whatever it started is stopped if it does not, or when ctx ends before it does.
@@ -76,7 +79,7 @@ func (s *server) stopWith(first syscall.Signal) {
 func (s *server) launch(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startWithin)
 	defer cancel()
-	retryUntil := time.Now().Add(stopWithin)
+	retryUntil := time.Now().Add(predecessorEnds)
 	for {
 		err := s.launchOnce(ctx)
 		if !errors.As(err, new(*earlyEndError)) || time.Now().After(retryUntil) || !s.willPass(err) && !s.wasKilled() {

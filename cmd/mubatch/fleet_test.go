@@ -132,7 +132,7 @@ func (f *fleet) persist(t *testing.T, path string, authorize func(*http.Request)
 		}
 		return false, json.Unmarshal(answer, out)
 	}
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		again, err := once()
 		if err == nil {
 			return
@@ -164,9 +164,9 @@ func (f *fleet) applied(t *testing.T) {
 	var stats struct {
 		AsOf time.Time `json:"as_of"`
 	}
-	for deadline := time.Now().Add(4 * time.Minute); stats.AsOf.Before(accepted); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Minute); stats.AsOf.Before(accepted); time.Sleep(100 * time.Millisecond) {
 		if f.ask(t, http.MethodGet, "stats", nil, &stats); time.Now().After(deadline) {
-			t.Fatalf("after four minutes what was accepted up to %v is not applied, but up to %v", accepted, stats.AsOf)
+			t.Fatalf("after ten minutes what was accepted up to %v is not applied, but up to %v", accepted, stats.AsOf)
 		}
 	}
 }
@@ -177,7 +177,7 @@ func (f *fleet) settle(t *testing.T) {
 	t.Helper()
 	f.applied(t)
 	sentAgain := map[string]bool{}
-	for deadline := time.Now().Add(8 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
 		var waiting []string
 		for kind := range f.fakes {
 			var d destinationState
@@ -209,7 +209,7 @@ func (f *fleet) settle(t *testing.T) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("after eight minutes:\n%s\n%s", strings.Join(waiting, "\n"), f.logs())
+			t.Fatalf("after ten minutes:\n%s\n%s", strings.Join(waiting, "\n"), f.logs())
 		}
 		idle, err := partnertest.Idle(t.Context(), f.pool)
 		if err != nil {
