@@ -77,8 +77,10 @@ func BenchmarkDeliver(b *testing.B) {
 	}
 }
 
-// BenchmarkBeside measures how long a change takes to a destination that is well, alone and beside others that are not.
+// BenchmarkBeside measures how long a change takes to a destination that is well: alone, beside others that are well, and
+// beside the same that are not. What a dead destination costs the others is the difference between the latter two.
 func BenchmarkBeside(b *testing.B) {
+	fine := func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }
 	unavailable := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
 	hanging := func(_ http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body) // or nobody notices that the sender has gone
@@ -86,6 +88,8 @@ func BenchmarkBeside(b *testing.B) {
 	}
 	for name, others := range map[string][]http.HandlerFunc{
 		"nobody":               nil,
+		"one that is well":     {fine},
+		"two that are well":    {fine, fine},
 		"one answering 503":    {unavailable},
 		"one hanging":          {hanging},
 		"one 503, one hanging": {unavailable, hanging},

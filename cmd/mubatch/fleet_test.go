@@ -209,7 +209,7 @@ func (f *fleet) settle(t *testing.T) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("after ten minutes:\n%s\n%s", strings.Join(waiting, "\n"), f.logs())
+			t.Fatalf("after ten minutes:\n%s\nthe end of what the server says:\n%s", strings.Join(waiting, "\n"), tail(f.logs(), 30))
 		}
 		idle, err := partnertest.Idle(t.Context(), f.pool)
 		if err != nil {
