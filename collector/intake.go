@@ -69,6 +69,25 @@ func (in *Intake) Take(ctx context.Context, from Grant, received time.Time, even
 	return in.take(ctx, from, of, list)
 }
 
+// Judge tells of events what [Intake.Take] would say of them under the default bounds, and takes in none.
+func Judge(received time.Time, events [][]byte) []Result {
+	of := shared{received: received.UTC().Truncate(time.Millisecond), maxBytes: Config{}.withDefaults().MaxEventBytes}
+	var ec eventCleaner
+	results := make([]Result, len(events))
+	for i, raw := range events {
+		f := &fault{code: "malformed_json", reason: "is not JSON"}
+		var e cleaned
+		if jsontext.Value(raw).IsValid(jsonOptions...) {
+			e, f = ec.clean(raw, "", &of)
+		}
+		results[i] = Result{Index: i, MessageID: e.messageID, Generated: e.generated, Status: Accepted}
+		if f != nil {
+			results[i] = Result{Index: i, MessageID: peekMessageID(raw), Status: Rejected, Code: f.code, Reason: f.reason, Pointer: f.pointer()}
+		}
+	}
+	return results
+}
+
 // incoming is one event of those that come at once.
 type incoming struct {
 	raw   []byte // valid JSON in our shape
