@@ -63,7 +63,7 @@ func TestEveryRouteAdmitsOnlyItsScope(t *testing.T) {
 		"key": "key_999999", "source": "nothing", "write_key": "wk_999999", "segment": "nothing", "profile": "user_id:nobody",
 		"message_id": "nothing", "failed_event": "fe_1_999999", "destination": "nothing",
 		"computed_trait": "nothing", "subscription": "nothing",
-		"erasure": "era_999999",
+		"erasure": "era_999999", "mapping": "map_999999",
 	}
 	for _, rt := range w.managed() {
 		for _, scope := range api.Scopes() {
@@ -87,7 +87,7 @@ func TestNothingOfAnotherWorkspaceCanBeReached(t *testing.T) {
 		"key": "key_999999", "source": "src_999999", "write_key": "wk_999999", "segment": "seg_999999", "destination": "dst_999999",
 		"profile": "p_" + strings.Repeat("0", 32), "message_id": "never-sent", "failed_event": "fe_2_999999",
 		"computed_trait": "ct_999999", "subscription": "sub_999999",
-		"erasure": "era_999999",
+		"erasure": "era_999999", "mapping": "map_999999",
 	}
 	valid := map[string]string{
 		"PUT /api/v1/segments/{segment}":          `{"name":"mine","rule":{"event":"x"}}`,
@@ -124,7 +124,8 @@ func TestNothingOfAnotherWorkspaceCanBeReached(t *testing.T) {
 		t.Errorf("user_id:ada is %s, want our own %s", got, w.acme.things["profile"])
 	}
 	for _, path := range []string{
-		"/api/v1/profiles", "/api/v1/segments", "/api/v1/computed_traits", "/api/v1/sources", "/api/v1/destinations", "/api/v1/failed_events",
+		"/api/v1/profiles", "/api/v1/segments", "/api/v1/computed_traits", "/api/v1/sources", "/api/v1/mappings", "/api/v1/destinations",
+		"/api/v1/failed_events",
 		"/api/v1/keys", "/api/v1/stats", "/api/v1/audit_log", "/api/v1/privacy/erasures",
 	} {
 		got := w.as(w.acme, "GET", path, "").want(200)
@@ -150,6 +151,7 @@ func (w *world) dump() []string {
 		SELECT s::text FROM segments s WHERE workspace_id = $1
 		UNION ALL SELECT s::text FROM computed_traits s WHERE workspace_id = $1
 		UNION ALL SELECT s::text FROM sources s WHERE workspace_id = $1
+		UNION ALL SELECT s::text FROM mappings s WHERE workspace_id = $1
 		UNION ALL SELECT s::text FROM write_keys s WHERE workspace_id = $1
 		UNION ALL SELECT s::text FROM failed_events s WHERE workspace_id = $1
 		UNION ALL SELECT s::text FROM destinations s WHERE workspace_id = $1

@@ -69,6 +69,7 @@ type stores struct {
 	people       *profiles.Reader
 	keys         *KeyStore
 	sources      *collector.SourceStore
+	mappings     *collector.MappingStore
 	destinations *activation.Store
 	audit        *AuditLog
 	identities   Identities
@@ -86,6 +87,7 @@ func (s stores) in(db database) stores {
 	s.keys = NewKeyStore(db)
 	s.audit = NewAuditLog(db)
 	s.sources = collector.NewSourceStore(db)
+	s.mappings = collector.NewMappingStore(db)
 	if tx, ok := db.(pgx.Tx); ok {
 		s.destinations = s.destinations.In(tx)
 	}
@@ -121,6 +123,14 @@ var routes = []route{
 	{method: "GET", pattern: "/sources/{source}/write_keys", scope: Read, handle: listWriteKeys},
 	{method: "POST", pattern: "/sources/{source}/write_keys", scope: Write, handle: createWriteKey},
 	{method: "DELETE", pattern: "/sources/{source}/write_keys/{write_key}", scope: Write, handle: revokeWriteKey},
+
+	{method: "GET", pattern: "/mappings", scope: Read, handle: listMappings},
+	{method: "POST", pattern: "/mappings", scope: Write, handle: createMapping},
+	{method: "GET", pattern: "/mappings/templates", scope: Read, handle: listTemplates},
+	{method: "POST", pattern: "/mappings/try", scope: Read, handle: tryMapping, changesNothing: true},
+	{method: "GET", pattern: "/mappings/{mapping}", scope: Read, handle: getMapping},
+	{method: "PATCH", pattern: "/mappings/{mapping}", scope: Write, handle: updateMapping},
+	{method: "DELETE", pattern: "/mappings/{mapping}", scope: Write, handle: deleteMapping},
 
 	{method: "GET", pattern: "/profiles", scope: Read, handle: listProfiles},
 	{method: "GET", pattern: "/profiles/{profile}", scope: Read, handle: getProfile},

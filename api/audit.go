@@ -25,6 +25,10 @@ var actions = map[string]string{
 	"POST /sources/{source}/write_keys":               "write_key.create",
 	"DELETE /sources/{source}/write_keys/{write_key}": "write_key.revoke",
 
+	"POST /mappings":             "mapping.create",
+	"PATCH /mappings/{mapping}":  "mapping.update",
+	"DELETE /mappings/{mapping}": "mapping.delete",
+
 	"POST /segments":                  "segment.create",
 	"PUT /segments/{segment}":         "segment.replace",
 	"PATCH /segments/{segment}":       "segment.update",

@@ -177,7 +177,7 @@ func newValidators() *validator.Validate {
 
 var (
 	humanKey    = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
-	looksLikeID = regexp.MustCompile(`^(ws|src|seg|dst|ct)_[0-9]+$`)
+	looksLikeID = regexp.MustCompile(`^(ws|src|seg|dst|ct|map)_[0-9]+$`)
 )
 
 // detail says what a rule asks for, to be read behind the pointer.

@@ -33,6 +33,7 @@ const (
 	sourceID      = "src_"
 	segmentID     = "seg_"
 	computedID    = "ct_"
+	mappingID     = "map_"
 	writeKeyID    = "wk_"
 	destinationID = "dst_"
 	deliveryID    = "dlv_"

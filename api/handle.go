@@ -23,6 +23,7 @@ import (
 	"github.com/mubatch/mubatch/activation"
 	"github.com/mubatch/mubatch/api/problem"
 	"github.com/mubatch/mubatch/collector"
+	"github.com/mubatch/mubatch/collector/mapping"
 	"github.com/mubatch/mubatch/profiles"
 	"github.com/mubatch/mubatch/profiles/rule"
 )
@@ -177,20 +178,27 @@ func toProblem(err error) *problem.Problem {
 	var field *activation.FieldError
 	var referred *profiles.ReferredError
 	var unsupported *activation.UnsupportedError
+	var notMapping *mapping.InvalidError
 	switch {
 	case errors.As(err, &p):
 		return p
 	case errors.As(err, &notRule):
 		return aboutRule("rule", notRule.Problems)
+	case errors.As(err, &notMapping):
+		return aboutMapping(notMapping.Faults)
 	case errors.Is(err, profiles.ErrNotFound), errors.Is(err, collector.ErrNotFound), errors.Is(err, activation.ErrNotFound):
 		return errNotFound()
-	case errors.Is(err, profiles.ErrChanged), errors.Is(err, activation.ErrStale):
+	case errors.Is(err, profiles.ErrChanged), errors.Is(err, collector.ErrChanged), errors.Is(err, activation.ErrStale):
 		return errChanged()
 	case errors.Is(err, profiles.ErrDeleting):
 		return problem.New(http.StatusConflict, "deleting", "It is being deleted.")
 	case errors.As(err, &referred):
 		p = problem.New(http.StatusConflict, "referred", "Other segments refer to it.")
 		p.Detail = "Delete or edit these first, and wait until their edits are live: " + strings.Join(referred.By, ", ") + "."
+		return p
+	case errors.Is(err, collector.ErrInUse):
+		p = problem.New(http.StatusConflict, "in_use", "Something refers to it.")
+		p.Detail = "Have the sources that name it use another one first."
 		return p
 	case errors.Is(err, profiles.ErrNeverLive):
 		p = problem.New(http.StatusConflict, "never_live", "It has never been live.")

@@ -26,6 +26,7 @@ func TestARequestRepeatedIsDoneOnce(t *testing.T) {
 		{"/api/v1/sources", `{"key":"app"}`, "sources"},
 		{"/api/v1/sources/acme-shop/write_keys", ``, "write_keys"},
 		{"/api/v1/segments", `{"key":"x","name":"X","rule":{"event":"x"}}`, "segments"},
+		{"/api/v1/mappings", `{"key":"x","document":{"version":1,"rules":[{"event":{"type":"page","userId":"u"}}]}}`, "mappings"},
 		{"/api/v1/computed_traits", `{"key":"x","name":"X","value":{"event":"x","count":{}}}`, "computed_traits"},
 	} {
 		first := w.as(w.acme, "POST", tt.path, tt.body, key).want(201)

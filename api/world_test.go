@@ -156,6 +156,14 @@ func (w *world) found(key string) tenant {
 	}
 	tn.things["write_key"] = fmt.Sprintf("wk_%d", wk.ID)
 
+	m, err := collector.NewMappingStore(w.pool).Create(ctx, ws.ID, collector.Mapping{
+		Key: key + "-orders", Document: `{"version": 1, "rules": [{"event": {"type": "page", "userId": "$.id"}}]}`,
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	tn.things["mapping"] = fmt.Sprintf("map_%d", m.ID)
+
 	seg, err := profiles.NewSegments(w.pool, lanes).Create(ctx, ws.ID, profiles.SegmentDefinition{
 		Key: key + "-buyers", Name: "Buyers", Rule: jsontext.Value(`{"event":"Order Completed"}`),
 	})
