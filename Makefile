@@ -8,7 +8,7 @@ ON_STORES = MUBATCH_TEST_REQUIRE=1 $(GO) run ./cmd/mubatch dev --exec --
 RACE = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race,)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test simulation kill questions edit timers demo-partners build lint fmt bench generate check-generated deps clean
+.PHONY: help run test simulation kill questions edit timers demo-partners build lint fmt bench generate check-generated deps test-deps clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ help: ## List the targets
 run: deps ## Start everything on private stores and show the demo, until Ctrl-C
 	@$(GO) run ./cmd/mubatch dev --demo
 
-test: deps ## Run every test against a real Postgres and Redis, started for the run
+test: test-deps ## Run every test against a real Postgres and Redis, started for the run
 	$(ON_STORES) $(GO) test -timeout 30m $(RACE) ./...
 
 simulation: ## Run random histories and rules through the lanes' logic, with faults, against a naive fold and brute force
@@ -64,6 +64,9 @@ check-generated: ## Fail if make generate would change a file
 
 deps: ## Install Postgres and Redis where they are missing and we may; starts no service
 	@.ci/deps
+
+test-deps: ## The same, and what the tests of client libraries need: Node, npm and Chromium
+	@.ci/deps tests
 
 clean: ## Remove what was built, and the data of make run
 	rm -rf bin .mubatch
