@@ -94,6 +94,7 @@ func (e *Event) fragment(key Key, stamp Stamp, behaviours []*Behaviour) Fragment
 		}
 		f.decide(name, value, stamp)
 	})
+	e.eachConsentID(func(purpose string, granted jsontext.Value) { f.decide(purpose, granted, stamp) })
 	for _, b := range behaviours {
 		t := Behaved{b.ID, b.Empty()}
 		if b.Fold(&t.Timeline, stamp.At, e.Properties) {
@@ -101,6 +102,24 @@ func (e *Event) fragment(key Key, stamp Stamp, behaviours []*Behaviour) Fragment
 		}
 	}
 	return f
+}
+
+// eachConsentID calls fn for each purpose that RudderStack's libraries list in the context. Of one that is in both lists,
+// the refusal counts, in whichever order they come.
+func (e *Event) eachConsentID(fn func(purpose string, granted jsontext.Value)) {
+	if !bytes.Contains(e.Context, []byte(`"consentManagement"`)) {
+		return
+	}
+	decided := member(e.Context, "consentManagement")
+	for list, granted := range map[string]string{"allowedConsentIds": "true", "deniedConsentIds": "false"} {
+		var ids []string
+		if raw := member(decided, list); raw.Kind() != '[' || json.Unmarshal(raw, &ids) != nil {
+			continue // nobody was asked, or in a form that is not theirs
+		}
+		for _, id := range ids {
+			fn(id, jsontext.Value(granted))
+		}
+	}
 }
 
 // decide notes a consent decision, written as true, false, "granted" or "denied". Anything else decides nothing.
