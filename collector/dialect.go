@@ -8,8 +8,8 @@ import (
 )
 
 // A dialect is the protocol of one product's client libraries. Each has a file here that translates what they send into
-// events in our shape, hands those to the [Intake], and answers as the libraries expect. Dialects share routes with
-// nobody: which one a request speaks is told by its path.
+// events in our shape, hands those to the [Intake], and answers as the libraries expect. Which one a request speaks is told
+// by its path; only Segment's routes belong to RudderStack's libraries as well.
 const (
 	DialectSegment     = "segment"     // Segment's HTTP API, browser SDK and pixel; also our own tag
 	DialectRudderStack = "rudderstack" // what RudderStack's libraries send beside that
@@ -41,12 +41,13 @@ func (s SourceSettings) Speaks() []string {
 	return s.Dialects
 }
 
-// mustSpeak returns a problem if the source of g does not take a dialect.
-func (g Grant) mustSpeak(dialect string) error {
-	if slices.Contains(g.Settings.Speaks(), dialect) {
+// mustSpeak returns a problem if the source of g takes none of the dialects, of which there is at least one.
+func (g Grant) mustSpeak(dialects ...string) error {
+	speaks := g.Settings.Speaks()
+	if slices.ContainsFunc(dialects, func(d string) bool { return slices.Contains(speaks, d) }) {
 		return nil
 	}
 	p := problem.New(http.StatusForbidden, "dialect_off", "The source does not take events of this kind of client.")
-	p.Detail = `Nothing was stored. To take them, add "` + dialect + `" to settings.dialects of the source.`
+	p.Detail = `Nothing was stored. To take them, add "` + dialects[0] + `" to settings.dialects of the source.`
 	return p
 }

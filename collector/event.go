@@ -366,7 +366,7 @@ func (ec *eventCleaner) assemble(e *cleaned, of *shared) []byte {
 	}
 	b = appendMerged(b, fieldContext, ec.value(fieldContext), of.context, of.ip)
 	b = appendMerged(b, fieldProperties, ec.value(fieldProperties), nil, nil)
-	b = appendMerged(b, fieldTraits, ec.value(fieldTraits), nil, nil)
+	b = appendMerged(b, fieldTraits, ec.traits(e.kind), nil, nil)
 	b = appendMerged(b, fieldIntegrations, ec.value(fieldIntegrations), of.integrations, nil)
 	for _, u := range ec.unknowns {
 		b = append(b, ',')
@@ -392,6 +392,21 @@ func (ec *eventCleaner) assemble(e *cleaned, of *shared) []byte {
 		b = strconv.AppendInt(b, int64(e.sanitized), 10)
 	}
 	return append(b, '}')
+}
+
+// traits returns the traits of the event. RudderStack's libraries put those of an identify call into the context.
+func (ec *eventCleaner) traits(kind string) (traits []byte) {
+	traits = ec.value(fieldTraits)
+	if context := ec.value(fieldContext); traits == nil && kind == "identify" && context != nil {
+		members(context, func(name, value []byte) bool {
+			found := string(name) == `"traits"`
+			if found && value[0] == '{' {
+				traits = value
+			}
+			return !found
+		})
+	}
+	return traits
 }
 
 // asString returns a canonical scalar as a string: 17 becomes "17".

@@ -39,21 +39,26 @@ func NewHandler(cfg Config, keys *Directory, in *Intake, reg prometheus.Register
 	return h
 }
 
-// Routes mounts the public routes, all below /v1. They set their own CORS headers.
+// Routes mounts the public routes. They set their own CORS headers.
 func (h *Handler) Routes(r chi.Router) {
 	r.Group(func(r chi.Router) {
 		r.Use(cors)
-		for _, kind := range kinds {
-			r.Post("/v1/"+kind, h.answer("segment", func(w http.ResponseWriter, r *http.Request) error { return h.single(w, r, kind) }))
-			r.Options("/v1/"+kind, preflight)
-		}
-		for _, batch := range []string{"/v1/batch", "/v1/import"} {
-			r.Post(batch, h.answer("segment", h.batch))
-			r.Options(batch, preflight)
-		}
-		r.Get("/v1/pixel/{call}", h.pixel)
-		r.Options("/v1/pixel/{call}", preflight)
+		h.segmentRoutes(r)
+		h.rudderstackRoutes(r)
+		h.jitsuRoutes(r)
 	})
+}
+
+// post mounts a route that browsers may be asked to send to.
+func post(r chi.Router, path string, serve http.HandlerFunc) {
+	r.Post(path, serve)
+	r.Options(path, preflight)
+}
+
+// get mounts a route that browsers may be asked to read.
+func get(r chi.Router, path string, serve http.HandlerFunc) {
+	r.Get(path, serve)
+	r.Options(path, preflight)
 }
 
 // answer turns an error of serve into a problem, and counts the request.
@@ -113,9 +118,13 @@ func kilobytes(n int) string { return strconv.Itoa(n>>10) + " KB" }
 // authorize returns what the request's write key allows. Headers go before the query, and that before the body. If
 // there is none, ok is false.
 func (h *Handler) authorize(r *http.Request, fromBody string) (g Grant, ok bool, err error) {
-	key := cmp.Or(authorization(r), r.Header.Get("X-Write-Key"))
+	key := authorization(r)
+	if key == "" {
+		key, _, _ = strings.Cut(r.Header.Get("X-Write-Key"), ":") // Jitsu's libraries demand a second half
+	}
 	if key == "" && r.URL.RawQuery != "" {
-		key = r.URL.Query().Get("writeKey")
+		query := r.URL.Query()
+		key, _, _ = strings.Cut(cmp.Or(query.Get("writeKey"), query.Get("writekey")), ":")
 	}
 	if key = cmp.Or(key, fromBody); key == "" {
 		return Grant{}, false, nil
@@ -152,7 +161,7 @@ func missingKey() *problem.Problem {
 
 // shared returns what the events of a request have in common as far as the connection tells.
 func (h *Handler) shared(r *http.Request, received time.Time, g Grant) shared {
-	s := shared{received: received, maxBytes: h.cfg.MaxEventBytes}
+	s := shared{received: received, sentAt: sentAt(r), maxBytes: h.cfg.MaxEventBytes}
 	if g.Settings.CollectIP == nil || *g.Settings.CollectIP {
 		if ip := h.clientIP(r); ip.IsValid() {
 			s.ip = append(ip.AppendTo(append(make([]byte, 0, 48), '"')), '"')

@@ -20,22 +20,25 @@ import (
 
 var gif = []byte("GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\x00\x00\x00!\xf9\x04\x01\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;")
 
-func (h *Handler) pixel(w http.ResponseWriter, r *http.Request) {
-	status := h.pixelStatus(r)
-	header := w.Header()
-	header.Set("Content-Type", "image/gif")
-	header.Set("Content-Length", strconv.Itoa(len(gif)))
-	header.Set("Cache-Control", "no-store")
-	header.Set("X-Event-Status", status)
-	h.requests.WithLabelValues("pixel", strconv.Itoa(http.StatusOK)).Inc()
-	_, _ = w.Write(gif) // the client is gone: it would not have looked
+// pixel returns a handler that takes one of some calls from sources that take one of some dialects.
+func (h *Handler) pixel(calls []string, dialects ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		status := h.pixelStatus(r, calls, dialects)
+		header := w.Header()
+		header.Set("Content-Type", "image/gif")
+		header.Set("Content-Length", strconv.Itoa(len(gif)))
+		header.Set("Cache-Control", "no-store")
+		header.Set("X-Event-Status", status)
+		h.requests.WithLabelValues("pixel", strconv.Itoa(http.StatusOK)).Inc()
+		_, _ = w.Write(gif) // the client is gone: it would not have looked
+	}
 }
 
 // pixelStatus takes the event and returns "accepted", or what became of it and why.
-func (h *Handler) pixelStatus(r *http.Request) string {
+func (h *Handler) pixelStatus(r *http.Request, calls, dialects []string) string {
 	received := now()
-	kind := chi.URLParam(r, "call")
-	if !slices.Contains(kinds, kind) {
+	call := chi.URLParam(r, "call")
+	if !slices.Contains(calls, call) {
 		return "rejected; unknown_type"
 	}
 	text, err := pixelEvent(r.URL.RawQuery)
@@ -52,8 +55,10 @@ func (h *Handler) pixelStatus(r *http.Request) string {
 		return resultUnavailable
 	case err != nil || !known:
 		return "unauthorized"
+	case g.mustSpeak(dialects...) != nil:
+		return "rejected; dialect_off"
 	}
-	results, err := h.in.take(r.Context(), g, h.shared(r, received, g), []incoming{{raw: text, kind: kind}})
+	results, err := h.in.take(r.Context(), g, h.shared(r, received, g), []incoming{{raw: text, kind: kindOf(call)}})
 	if err != nil {
 		return resultUnavailable
 	}
@@ -86,7 +91,7 @@ func pixelEvent(rawQuery string) ([]byte, error) {
 	}
 	root := &pixelObject{}
 	for _, name := range slices.Sorted(maps.Keys(query)) {
-		if name == "data" {
+		if name == "data" || name == "writekey" {
 			continue
 		}
 		if !root.set(strings.Split(name, "."), query.Get(name)) {

@@ -9,39 +9,128 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/go-chi/chi/v5"
+
 	"github.com/mubatch/mubatch/api/problem"
 )
 
-// The HTTP API of Segment: one event to /v1/track and its like, many to /v1/batch. The answer is 200 {"success":true}.
+// Segment: its HTTP API, one event to /v1/track and its like, many to /v1/batch; the same under single letters, as its
+// browser library spells them below the host it is given; and what that library asks for when it loads. The answer is 200
+// {"success":true}. RudderStack's libraries use the same routes.
 
 // maxMergedBytes bounds what the context and the integrations of a batch make of it when each event gets its own.
 const maxMergedBytes = 8 << 20
 
-// single takes one event, of the kind that the route says.
-func (h *Handler) single(w http.ResponseWriter, r *http.Request, kind string) error {
+func (h *Handler) segmentRoutes(r chi.Router) {
+	for _, kind := range kinds {
+		post(r, "/v1/"+kind, h.answer(DialectSegment, func(w http.ResponseWriter, r *http.Request) error { return h.single(w, r, kind) }))
+	}
+	for _, path := range []string{"/v1/batch", "/v1/import"} {
+		post(r, path, h.answer(DialectSegment, h.batch))
+	}
+	post(r, "/v1/{letter}", h.answer(DialectSegment, h.letter))
+	post(r, "/v1/m", h.answer("telemetry", telemetry))
+	get(r, "/v1/pixel/{call}", h.pixel(kinds, DialectSegment, DialectRudderStack))
+	get(r, "/v1/projects/{write_key}/settings", h.answer(DialectSegment, h.settings))
+}
+
+// letter takes what /v1/t, /v1/b and their like bring.
+func (h *Handler) letter(w http.ResponseWriter, r *http.Request) error {
+	letter := chi.URLParam(r, "letter")
+	if letter == "b" {
+		return h.batch(w, r)
+	}
+	kind := kindOf(letter)
+	if kind == "" {
+		return problem.Status(http.StatusNotFound)
+	}
+	return h.single(w, r, kind)
+}
+
+// kindOf returns the kind of event that a call brings, by its name or its first letter, or "".
+func kindOf(call string) string {
+	for _, kind := range kinds {
+		if call == kind || call == kind[:1] {
+			return kind
+		}
+	}
+	return ""
+}
+
+// telemetry is what Segment's browser library tells of itself. It is counted as a request, and not kept.
+func telemetry(w http.ResponseWriter, _ *http.Request) error {
+	return writeJSON(w, success)
+}
+
+// delivery is a request that brings events, of a source that may bring them. It must be released.
+type delivery struct {
+	*body
+	text  []byte
+	env   envelope
+	grant Grant
+	of    shared
+}
+
+// receive reads a request that brings events in one of some dialects.
+func (h *Handler) receive(w http.ResponseWriter, r *http.Request, batch bool, dialects ...string) (d delivery, err error) {
 	received := now()
 	g, known, err := h.authorize(r, "")
 	if err != nil {
-		return err
+		return d, err
 	}
-	body, err := readBody(w, r, h.cfg.MaxBodyBytes, &h.bytes)
-	if err != nil {
-		return err
+	if d.body, err = readBody(w, r, h.cfg.MaxBodyBytes, &h.bytes); err != nil {
+		return d, err
 	}
-	defer body.release()
-	text := trimBOM(body.Bytes())
-	env, err := parseEnvelope(text, false, 0)
-	if err != nil {
-		return err
+	defer func() {
+		if err != nil {
+			d.release()
+		}
+	}()
+	d.text = trimBOM(d.Bytes())
+	if d.env, err = parseEnvelope(d.text, batch, h.cfg.MaxEvents); err != nil {
+		return d, err
 	}
 	if !known {
-		if g, known, err = h.authorize(r, env.writeKey); err != nil {
-			return err
+		if g, known, err = h.authorize(r, d.env.writeKey); err != nil {
+			return d, err
 		} else if !known {
-			return missingKey()
+			return d, missingKey()
 		}
 	}
-	results, err := h.in.take(r.Context(), g, h.shared(r, received, g), []incoming{{raw: text, kind: kind}})
+	d.grant, d.of = g, h.shared(r, received, g)
+	return d, g.mustSpeak(dialects...)
+}
+
+// events returns the events of a batch, after it has taken in what the batch says for all of them.
+func (d *delivery) events(cfg *Config) ([]incoming, error) {
+	switch {
+	case !d.env.hasBatch:
+		return nil, malformed("missing_batch", "#/batch", "is required: the list of the events")
+	case d.env.count > cfg.MaxEvents:
+		return nil, malformed("too_many_events", "#/batch", "has %d events; send at most %d a request", d.env.count, cfg.MaxEvents)
+	}
+	if err := d.of.add(d.text, d.env); err != nil {
+		return nil, err
+	}
+	events := make([]incoming, len(d.env.events))
+	for i, at := range d.env.events {
+		events[i].raw = at.of(d.text)
+	}
+	return events, nil
+}
+
+// single takes one event, of the kind that the route says.
+func (h *Handler) single(w http.ResponseWriter, r *http.Request, kind string) error {
+	d, err := h.receive(w, r, false, DialectSegment, DialectRudderStack)
+	if err != nil {
+		return err
+	}
+	defer d.release()
+	return h.takeSingle(w, r, &d, incoming{raw: d.text, kind: kind})
+}
+
+func (h *Handler) takeSingle(w http.ResponseWriter, r *http.Request, d *delivery, event incoming) error {
+	results, err := h.in.take(r.Context(), d.grant, d.of, []incoming{event})
 	if err != nil {
 		return err
 	}
@@ -53,44 +142,20 @@ func (h *Handler) single(w http.ResponseWriter, r *http.Request, kind string) er
 
 // batch takes many events. One that is rejected does not concern the others.
 func (h *Handler) batch(w http.ResponseWriter, r *http.Request) error {
-	received := now()
-	g, known, err := h.authorize(r, "")
+	d, err := h.receive(w, r, true, DialectSegment, DialectRudderStack)
 	if err != nil {
 		return err
 	}
-	body, err := readBody(w, r, h.cfg.MaxBodyBytes, &h.bytes)
-	if err != nil {
-		return err
-	}
-	defer body.release()
-	text := trimBOM(body.Bytes())
-	env, err := parseEnvelope(text, true, h.cfg.MaxEvents)
-	if err != nil {
-		return err
-	}
-	if !known {
-		if g, known, err = h.authorize(r, env.writeKey); err != nil {
-			return err
-		} else if !known {
-			return missingKey()
-		}
-	}
-	switch {
-	case !env.hasBatch:
-		return malformed("missing_batch", "#/batch", "is required: the list of the events")
-	case env.count > h.cfg.MaxEvents:
-		return malformed("too_many_events", "#/batch", "has %d events; send at most %d a request", env.count, h.cfg.MaxEvents)
-	}
-	of := h.shared(r, received, g)
-	if err := of.add(text, env); err != nil {
-		return err
-	}
+	defer d.release()
+	return h.takeBatch(w, r, &d)
+}
 
-	events := make([]incoming, len(env.events))
-	for i, at := range env.events {
-		events[i].raw = at.of(text)
+func (h *Handler) takeBatch(w http.ResponseWriter, r *http.Request, d *delivery) error {
+	events, err := d.events(&h.cfg)
+	if err != nil {
+		return err
 	}
-	results, err := h.in.take(r.Context(), g, of, events, "batch")
+	results, err := h.in.take(r.Context(), d.grant, d.of, events, "batch")
 	if err != nil {
 		return err
 	}
@@ -122,7 +187,10 @@ func (s *shared) add(text []byte, env envelope) error {
 	var errs [3]error
 	s.context, errs[0] = clean(fieldContext, env.context)
 	s.integrations, errs[1] = clean(fieldIntegrations, env.integrations)
-	s.sentAt, errs[2] = clean(fieldSentAt, env.sentAt)
+	sentAt, err := clean(fieldSentAt, env.sentAt)
+	if errs[2] = err; sentAt != nil {
+		s.sentAt = sentAt
+	}
 	for _, err := range errs {
 		if err != nil {
 			return err
@@ -172,9 +240,14 @@ func succeed(w http.ResponseWriter, r *http.Request, results []Result) error {
 		}
 		answer = b
 	}
+	return writeJSON(w, answer)
+}
+
+// writeJSON answers 200. If the client is gone, it will send the events again.
+func writeJSON(w http.ResponseWriter, answer []byte) error {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
-	_, _ = w.Write(answer) // the client is gone: it will send the events again
+	_, _ = w.Write(answer)
 	return nil
 }
 
