@@ -74,7 +74,7 @@ func (c *call) apply(r *run, s *scope, v value) (value, error) {
 	if v.missing() && !c.takesMissing {
 		return value{}, nil
 	}
-	if !r.spend(1 + len(v.text)/32) {
+	if !r.spend(1 + len(v.text)/workBytes) {
 		return value{}, nil
 	}
 	if c.bound != nil {
@@ -97,7 +97,7 @@ type objectCell struct {
 func (c *objectCell) eval(r *run, s *scope) value {
 	made := &composite{names: make([]string, 0, len(c.names)), values: make([]value, 0, len(c.names))}
 	for i, member := range c.cells {
-		if !r.spend(1) {
+		if !r.spend(workValue) {
 			return value{}
 		}
 		if v := member.eval(r, s); !v.missing() {
@@ -117,7 +117,7 @@ type listCell []cell
 func (c listCell) eval(r *run, s *scope) value {
 	items := make([]value, 0, len(c))
 	for _, item := range c {
-		if !r.spend(1) {
+		if !r.spend(workValue) {
 			return value{}
 		}
 		if v := item.eval(r, s); !v.missing() {
@@ -143,7 +143,7 @@ func (c *eachCell) eval(r *run, s *scope) value {
 	if of.kind != list {
 		return r.fail(c.position, "wrong_type", "$each needs a list, and finds "+of.kind.String())
 	}
-	items := make([]value, 0, r.size(of))
+	items := make([]value, 0, min(r.size(of), 64))
 	inner := scope{outer: s}
 	r.each(of, func(_ string, item value) bool {
 		inner.item = item
@@ -153,7 +153,7 @@ func (c *eachCell) eval(r *run, s *scope) value {
 			}
 		}
 		inner.index++
-		return r.err == nil
+		return r.spend(workValue)
 	})
 	return listOf(items)
 }
@@ -183,6 +183,9 @@ type lookupCell struct {
 
 func (c *lookupCell) eval(r *run, s *scope) value {
 	of := c.of.eval(r, s)
+	if !r.spend(1 + len(of.text)/workBytes) {
+		return value{}
+	}
 	if found, ok := c.table[of.text]; ok && of.kind != absent && of.kind != object && of.kind != list {
 		return found.eval(r, s)
 	}
@@ -229,7 +232,7 @@ func (c *mergeCell) eval(r *run, s *scope) value {
 			at[name] = len(made.names)
 			made.names = append(made.names, name)
 			made.values = append(made.values, v)
-			return true
+			return r.spend(workValue)
 		})
 	}
 	if len(made.names) == 0 {

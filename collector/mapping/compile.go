@@ -21,7 +21,7 @@ func Compile(document []byte) (*Program, error) {
 
 type compiler struct {
 	*reader
-	expressions int
+	expressions int // their bytes so far
 }
 
 // only refuses members that are not among names.
@@ -183,9 +183,10 @@ func (c *compiler) condition(e *entry) *expression {
 }
 
 func (c *compiler) expression(e *entry, source string) *expression {
-	if c.expressions++; c.expressions > maxExpressions {
-		if c.expressions == maxExpressions+1 {
-			c.faultAt(e, "too_many_expressions", "is one expression too many; there can be %d", maxExpressions)
+	before := c.expressions
+	if c.expressions += len(source) + 64; c.expressions > maxExpressions { // even the shortest takes time to compile
+		if before <= maxExpressions {
+			c.faultAt(e, "too_many_expressions", "is an expression too many; there can be 500 of them, and %d bytes together", maxExpressions)
 		}
 		return nil
 	}

@@ -17,9 +17,9 @@ import (
 
 // Bounds of expressions.
 const (
-	maxExpression  = 4096    // bytes
-	maxExpressions = 500     // in a document
-	maxCost        = 100_000 // of one evaluation, in CEL's units
+	maxExpression  = 4096     // bytes
+	maxExpressions = 32 << 10 // bytes, of all in a document
+	maxCost        = 100_000  // of one evaluation, in CEL's units
 )
 
 // environment is what expressions are compiled in. To build it costs more than to use it.
@@ -176,6 +176,9 @@ func toCEL(r *run, v value) ref.Val {
 	case boolean:
 		return types.Bool(v.text == "true")
 	case text:
+		if !r.spend(len(v.text) / workBytes) { // to look at it is not in CEL's cost
+			return types.NewErr("cost limit exceeded")
+		}
 		return types.String(v.text)
 	case number:
 		if strings.ContainsAny(v.text, ".eE") {
@@ -204,7 +207,7 @@ func fromCEL(r *run, v ref.Val, depth int) (value, error) {
 	if depth > maxNesting {
 		return value{}, errors.New("the expression comes to something nested too deep")
 	}
-	if !r.spend(1) {
+	if !r.spend(workValue) {
 		return value{}, nil
 	}
 	switch v := v.(type) {
@@ -306,7 +309,7 @@ func (c celComposite) Value() any    { return nil }
 
 // elements returns the items of a list, or the names of an object.
 func (c celComposite) elements() []ref.Val {
-	all := make([]ref.Val, 0, c.r.size(c.of))
+	all := make([]ref.Val, 0, min(c.r.size(c.of), 64))
 	c.r.each(c.of, func(name string, v value) bool {
 		if c.of.kind == object {
 			all = append(all, types.String(name))

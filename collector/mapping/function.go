@@ -172,6 +172,7 @@ func toJSON(r *run, v value, _ []value) (value, error) {
 		if len(b) > maxText {
 			return value{}, errTooLong
 		}
+		r.spend(len(b) / workBytes)
 		return textOf(string(b)), nil
 	}
 	var t tree
@@ -181,7 +182,7 @@ func toJSON(r *run, v value, _ []value) (value, error) {
 	if fault := t.parse([]byte(v.text)); fault != nil {
 		return value{}, errors.New("is no JSON")
 	}
-	if !r.spend(len(t.nodes)) {
+	if !r.spend(len(t.nodes) * workValue) {
 		return value{}, nil
 	}
 	return t.copy(0), nil
@@ -253,14 +254,14 @@ func slice(r *run, v value, args []value) (value, error) {
 	if v.kind != list {
 		return textOf(cutRunes(v.text, from, to)), nil
 	}
-	items := make([]value, 0, to-from)
+	items := make([]value, 0, min(to-from, 64))
 	i := 0
 	r.each(v, func(_ string, item value) bool {
 		if i >= from && i < to {
 			items = append(items, item)
 		}
 		i++
-		return i < to
+		return i < to && r.spend(workValue)
 	})
 	return listOf(items), nil
 }
@@ -290,7 +291,7 @@ func split(r *run, v value, args []value) (value, error) {
 	if by == "" {
 		return value{}, errors.New("needs a text to split at")
 	}
-	if !r.spend(strings.Count(s, by)) {
+	if !r.spend(strings.Count(s, by) * workValue) {
 		return value{}, nil
 	}
 	var items []value
@@ -336,10 +337,10 @@ func concat(_ *run, v value, args []value) (value, error) {
 		if err != nil {
 			return value{}, err
 		}
-		b.WriteString(s)
-		if b.Len() > max(maxText, len(v.text)) {
+		if b.Len()+len(s) > max(maxText, len(v.text)) {
 			return value{}, errTooLong
 		}
+		b.WriteString(s)
 	}
 	return textOf(b.String()), nil
 }
@@ -387,7 +388,7 @@ func choose(r *run, v value, args []value, named bool) (value, error) {
 			made.names = append(made.names, name)
 			made.values = append(made.values, v)
 		}
-		return r.spend(len(args) / 8)
+		return r.spend(workValue + len(args)/8)
 	})
 	return value{kind: object, made: made}, nil
 }

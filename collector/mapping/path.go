@@ -105,12 +105,12 @@ func follow(r *run, v value, steps []step) value {
 			if v.kind != list {
 				return value{}
 			}
-			found := make([]value, 0, r.size(v))
+			found := make([]value, 0, min(r.size(v), 64))
 			r.each(v, func(_ string, item value) bool {
 				if item = follow(r, item, steps[i+1:]); !item.missing() {
 					found = append(found, item)
 				}
-				return true
+				return r.spend(workValue)
 			})
 			return listOf(found)
 		}

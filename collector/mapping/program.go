@@ -12,6 +12,9 @@ const (
 	maxEvent  = 32 << 10   // bytes
 	maxOutput = 8 << 20    // bytes, of all events together
 	maxWork   = 10_000_000 // in steps of a few nanoseconds
+	workBytes = 8          // of a text, that are read in a step
+	workValue = 10         // steps that a value costs which is kept: it takes memory, too
+	keepNodes = 20_000     // of a tree, so that a large input does not hold its memory for ever
 )
 
 // FaultError is why an input could not be mapped, or an event of it.
@@ -90,9 +93,13 @@ func (p *Program) Map(in Input) ([][]byte, error) {
 	if !ok {
 		r = new(run)
 	}
-	defer p.runs.Put(r)
+	defer func() {
+		r.in, r.src = Input{}, ""
+		if cap(r.nodes) <= keepNodes {
+			p.runs.Put(r)
+		}
+	}()
 	r.in, r.work, r.err, r.output = in, 0, nil, 0
-	defer func() { r.in = Input{} }()
 	if fault := r.parse(in.Body); fault != nil {
 		return nil, fault
 	}
@@ -199,6 +206,9 @@ func (rl *rule) make(r *run, s *scope, before int) []byte {
 		v = value{kind: object, made: &composite{}}
 	}
 	r.buf = r.write(r.buf[:0], v, maxEvent)
+	if !r.spend(len(r.buf) / workBytes) {
+		return nil
+	}
 	if len(r.buf) > maxEvent {
 		r.fail(rl.position, "event_too_large", fmt.Sprintf("the event is larger than %d bytes", maxEvent))
 		return nil

@@ -81,6 +81,14 @@ func (r *run) size(v value) int {
 	return int(r.nodes[v.node].children)
 }
 
+// value returns what a node is. A text with escapes costs work; one without is a part of the body.
+func (r *run) value(at int32) value {
+	if n := &r.nodes[at]; n.escaped && !r.spend(int(n.end-n.start)/workBytes) {
+		return value{}
+	}
+	return r.tree.value(at)
+}
+
 // each calls do with the members or items of v until it returns false. The names of a list are empty.
 func (r *run) each(v value, do func(name string, v value) bool) {
 	if v.made != nil {
@@ -163,10 +171,10 @@ func (r *run) at(v value, i int) value {
 	return r.value(at)
 }
 
-// write appends v as JSON, without space. It stops soon after limit bytes.
+// write appends v as JSON, without space. It stops soon after limit bytes, and before what alone goes beyond them.
 func (r *run) write(b []byte, v value, limit int) []byte {
-	if len(b) > limit {
-		return b
+	if len(b)+len(v.text) > limit {
+		return append(b, make([]byte, limit+1-min(len(b), limit))...)
 	}
 	switch v.kind {
 	case absent:
@@ -192,9 +200,12 @@ func (r *run) write(b []byte, v value, limit int) []byte {
 			if v.kind == object {
 				b = append(append(b, r.src[n.nameStart:n.nameEnd]...), ':')
 			}
-			if n.kind == object || n.kind == list {
+			switch size := int(n.end - n.start); {
+			case n.kind == object || n.kind == list:
 				b = r.write(b, value{kind: n.kind, node: i}, limit)
-			} else {
+			case len(b)+size > limit+2: // and the quotes
+				return append(b, make([]byte, size)...)
+			default:
 				b = append(b, r.src[n.start:n.end]...)
 			}
 		}
