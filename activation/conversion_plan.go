@@ -118,7 +118,10 @@ func (e *conversion) ready(partner EventPartner, to Target, m *claimed) (reason 
 	if !ok && e.mapping.Name == "" {
 		return "the partner has no name for such events"
 	}
-	event.Person, event.As, event.Fields = m.person, mapping.Name, mapping.apply(e.body)
+	event.Person, event.As = m.person, mapping.Name
+	if event.Fields, reason = mapping.apply(e.body, m.ChangedAt); reason != "" {
+		return reason
+	}
 	e.event = event
 	return partner.RefuseEvent(to, event)
 }

@@ -97,6 +97,12 @@ func TestSubscribingIsChecked(t *testing.T) {
 			EventFilter: activation.EventFilter{Names: []string{"Order Completed"}},
 			Mapping:     activation.Mapping{Fields: map[string]activation.Field{"colour": activation.At("properties.colour")}},
 		}, []string{"/mapping/fields/colour"}},
+		"cells": {activation.NewSubscription{
+			EventFilter: activation.EventFilter{Names: []string{"Order Completed"}},
+			Mapping: activation.Mapping{Fields: map[string]activation.Field{
+				"value": {Cell: jsontext.Value(`"= body.properties.total +"`)}, "currency": {Path: "properties.currency", Cell: jsontext.Value(`"$.a"`)},
+			}},
+		}, []string{"/mapping/fields/currency", "/mapping/fields/value/cell"}},
 		"several things": {activation.NewSubscription{
 			EventFilter: activation.EventFilter{Types: []string{"track", "fax"}, Where: jsontext.Value(`[{"property":"a"}]`)},
 			Mapping:     activation.Mapping{Fields: map[string]activation.Field{"value": {}}},
@@ -149,7 +155,7 @@ func TestEventsCarryWhatIsKnown(t *testing.T) {
 	b.World.Add(partnertest.Somebody(0))
 	fake.Seed(partnertest.Somebody(0))
 	subscribe(t, b, activation.Mapping{Name: "Buy", Fields: map[string]activation.Field{
-		"value": activation.At("properties.products.0.price"), "currency": {Value: jsontext.Value(`null`)},
+		"value": {Cell: jsontext.Value(`"$.properties.products[0].price | number"`)}, "currency": {Value: jsontext.Value(`null`)},
 	}})
 	placed(t, b, partnertest.SampleEventsFake{SampleFake: fake})
 	b.Dispatch(t, activation.DispatchConfig{})
@@ -220,6 +226,14 @@ func TestEventsEndSomehow(t *testing.T) {
 		b.Warp(t, 8*24*time.Hour)
 		b.Dispatch(t, activation.DispatchConfig{})
 		awaitEvents(t, b, activation.EventSummary{Forgotten: 1})
+	})
+	t.Run("those that a field cannot be computed of fail", func(t *testing.T) {
+		t.Parallel()
+		b, fake := newEventBench(t, partnertest.SampleOptions{})
+		subscribe(t, b, activation.Mapping{Fields: map[string]activation.Field{"value": {Cell: jsontext.Value(`"$.properties.products | number"`)}}})
+		placed(t, b, fake)
+		b.Dispatch(t, activation.DispatchConfig{})
+		awaitEvents(t, b, activation.EventSummary{Failed: 1})
 	})
 	t.Run("those that wait when their subscription is removed are forgotten", func(t *testing.T) {
 		t.Parallel()

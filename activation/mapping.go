@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -17,7 +18,8 @@ type Mapping struct {
 	Fields map[string]Field `json:"fields,omitzero"` // by the partner's names
 }
 
-// Field is where one field of a partner's event comes from: a path into our event, or a value that is always the same.
+// Field is where one field of a partner's event comes from: a path into our event, a value that is always the same, or a
+// cell that computes it.
 type Field struct {
 	// Path leads into the event as it came in, members and indexes of arrays separated by dots: properties.total,
 	// context.page.url, properties.products.0.sku.
@@ -25,6 +27,9 @@ type Field struct {
 
 	// Value is any JSON. null leaves the field out.
 	Value jsontext.Value `json:"value,omitzero"`
+
+	// Cell is what package mapping makes of the event: a path with functions, an expression, or an object that says how.
+	Cell jsontext.Value `json:"cell,omitzero"`
 }
 
 // At returns the field that a path leads to.
@@ -34,6 +39,7 @@ const (
 	maxFields  = 50
 	maxPath    = 200
 	maxLiteral = 1000
+	maxCell    = 4000
 )
 
 // roots are what the paths of fields begin with.
@@ -78,9 +84,19 @@ func (m Mapping) check() error {
 var escapePointer = strings.NewReplacer("~", "~0", "/", "~1")
 
 func (f Field) check() (wrong, where string) {
+	given := 0
+	for _, is := range []bool{f.Path != "", f.Value != nil, f.Cell != nil} {
+		if is {
+			given++
+		}
+	}
 	switch {
-	case (f.Path == "") == (f.Value == nil):
-		return "must have either path or value", ""
+	case given != 1:
+		return "must have either path, value or cell", ""
+	case len(f.Cell) > maxCell:
+		return "must be at most " + strconv.Itoa(maxCell) + " bytes", "/cell"
+	case f.Cell != nil:
+		return wrongCell(f.Cell), "/cell"
 	case len(f.Value) > maxLiteral:
 		return "must be at most " + strconv.Itoa(maxLiteral) + " bytes", "/value"
 	case f.Value != nil:
@@ -98,19 +114,32 @@ func (f Field) check() (wrong, where string) {
 	return "", ""
 }
 
-// apply returns the fields that a mapping finds in an event, its numbers as they were written.
-func (m Mapping) apply(body []byte) map[string]jsontext.Value {
-	fields := make(map[string]jsontext.Value, len(m.Fields))
+// apply returns the fields that a mapping finds in an event, its numbers as they were written, or why one of them cannot be
+// made.
+func (m Mapping) apply(body []byte, received time.Time) (fields map[string]jsontext.Value, reason string) {
+	fields = make(map[string]jsontext.Value, len(m.Fields))
+	var cells map[string]jsontext.Value
 	for name, f := range m.Fields {
 		v := f.Value
-		if f.Path != "" {
+		switch {
+		case f.Cell != nil:
+			if cells == nil {
+				cells = map[string]jsontext.Value{}
+			}
+			cells[name] = f.Cell
+		case f.Path != "":
 			v = lookUp(body, strings.Split(f.Path, "."))
 		}
 		if v != nil && v.Kind() != 'n' {
 			fields[name] = v
 		}
 	}
-	return fields
+	if cells == nil {
+		return fields, ""
+	}
+	computed, reason := compute(cells, body, received)
+	maps.Copy(fields, computed)
+	return fields, reason
 }
 
 // lookUp returns what is at the end of a path, or nil.

@@ -46,6 +46,9 @@ func (*Partner) CheckMapping(to activation.Target, m activation.Mapping) error {
 		if leadsToPersonal(m.Fields[name].Path) {
 			fault("/fields/"+escape.Replace(name)+"/path", "must not lead to personal data, which Google Analytics forbids")
 		}
+		if namesPersonal(string(m.Fields[name].Cell)) {
+			fault("/fields/"+escape.Replace(name)+"/cell", "must not name personal data, which Google Analytics forbids")
+		}
 		switch kind := m.Fields[name].Value.Kind(); {
 		case m.Fields[name].Path != "" || kind == 'n' || kind == 0:
 		case name == "currency" && kind != '"':

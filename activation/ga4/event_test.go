@@ -408,6 +408,7 @@ func TestMappings(t *testing.T) {
 	fields := map[string]activation.Field{
 		"currency": {Value: jsontext.Value("978")}, "value": {Value: jsontext.Value(`"9"`)},
 		"_a": activation.At("event"), "a/b": activation.At("event"), "null": {Value: jsontext.Value("null")},
+		"hash": {Cell: jsontext.Value(`"$.properties.email | sha256"`)}, "sum": {Cell: jsontext.Value(`"= body.properties.a + 1"`)},
 		"mail": activation.At("properties.email"), "who": activation.At("context.traits.name"), "what": activation.At("properties.name"),
 	}
 	for n := range 25 {
@@ -418,6 +419,7 @@ func TestMappings(t *testing.T) {
 		{Pointer: "/fields/_a", Detail: "is a name that Google keeps to itself"},
 		{Pointer: "/fields/a~1b", Detail: "must be letters, digits and underscores, and begin with a letter"},
 		{Pointer: "/fields/currency/value", Detail: "must be a string, such as EUR"},
+		{Pointer: "/fields/hash/cell", Detail: "must not name personal data, which Google Analytics forbids"},
 		{Pointer: "/fields/mail/path", Detail: "must not lead to personal data, which Google Analytics forbids"},
 		{Pointer: "/fields/value/value", Detail: "must be a number"},
 		{Pointer: "/fields/who/path", Detail: "must not lead to personal data, which Google Analytics forbids"},

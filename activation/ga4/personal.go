@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/mubatch/mubatch/activation"
 )
@@ -96,6 +97,13 @@ func leadsToPersonal(path string) bool {
 	steps := strings.Split(path, ".")
 	last := steps[len(steps)-1]
 	return path == "context.ip" || isPersonal(last) && (last != "name" || slices.Contains(steps, "traits"))
+}
+
+// namesPersonal tells whether a cell names what says who somebody is. Whatever it does with the traits is taken for that.
+func namesPersonal(cell string) bool {
+	words := strings.FieldsFunc(cell, func(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) })
+	return slices.Contains(words, "traits") || slices.Contains(words, "ip") ||
+		slices.ContainsFunc(words, func(word string) bool { return word != "name" && isPersonal(word) })
 }
 
 func digits(s string) string {

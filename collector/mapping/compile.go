@@ -19,6 +19,38 @@ func Compile(document []byte) (*Program, error) {
 	return p, nil
 }
 
+// Object is a compiled object of cells, such as the event of a rule is.
+type Object struct{ program *Program }
+
+// CompileObject reads an object of cells, JSON or YAML, and refuses it with an [*InvalidError] that lists what is wrong
+// where.
+func CompileObject(document []byte) (*Object, error) {
+	c := compiler{reader: new(reader)}
+	root := c.read(document)
+	if root == nil || len(c.faults) > 0 {
+		return nil, c.err()
+	}
+	var cells *objectCell
+	if root.kind == object && !isDirective(root) {
+		cells, _ = c.object(root).(*objectCell)
+	} else {
+		c.faultAt(root, "wrong_type", "must be an object of cells")
+	}
+	if err := c.err(); err != nil {
+		return nil, err
+	}
+	return &Object{&Program{rules: []rule{{position: position{root.line, ""}, event: cells}}}}, nil
+}
+
+// Map returns the object of those cells that have a value, as JSON. If one cannot be made, the error is a [*FaultError].
+func (o *Object) Map(in Input) ([]byte, error) {
+	made, err := o.program.Map(in)
+	if err != nil {
+		return nil, err
+	}
+	return made[0], nil
+}
+
 type compiler struct {
 	*reader
 	expressions int // their bytes so far
