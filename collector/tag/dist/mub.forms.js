@@ -1,0 +1,1 @@
+(()=>{var s=window.mub;addEventListener("submit",n=>{let t=n.target;if(t.closest("[data-mub-event]"))return;let e=m=>t.getAttribute(m)||void 0;s.track("Form Submitted",{id:e("id"),name:e("name"),fields:t.elements.length})},!0);})();

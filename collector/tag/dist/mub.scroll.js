@@ -1,0 +1,1 @@
+(()=>{var n=window.mub,o="",t=0,c=()=>{let a=document.documentElement;o!=location.pathname+location.search&&(o=location.pathname+location.search,t=0);let l=Math.floor((scrollY+innerHeight)/a.scrollHeight*4)*25;for(;t<Math.min(l,100);)n.track("Page Scrolled",{percent:t+=25})},e=!1;addEventListener("scroll",()=>{e||(e=!0,setTimeout(()=>{e=!1,c()},200))},{passive:!0});})();

@@ -1,0 +1,1 @@
+(()=>{var p=window.mub,s=window.__tcfapi;s&&s("addEventListener",2,(e,t)=>{if(!t||e.eventStatus!="tcloaded"&&e.eventStatus!="useractioncomplete")return;let o=e.purpose&&e.purpose.consents||{},n=(...a)=>e.gdprApplies===!1||a.every(r=>o[r])?"granted":"denied";p.consent("update",{ad_storage:n(1),ad_user_data:n(1,7),ad_personalization:n(3,4),analytics_storage:n(1,8)})});})();
