@@ -103,6 +103,7 @@ const maxIDBytes = 255
 type shared struct {
 	received     time.Time // in UTC, whole milliseconds
 	ip           []byte    // for context.ip if it is absent; in quotes; nil if it is not to be set
+	consent      []byte    // for context.consent if it is absent; nil if nothing is known
 	context      []byte    // canonical object, or nil; the event's own members go before
 	integrations []byte    // likewise
 	sentAt       []byte    // canonical, or nil
@@ -317,7 +318,7 @@ func isNumber(v []byte) bool { return v[0] == '-' || v[0] >= '0' && v[0] <= '9' 
 // assemble returns the body of e.
 func (ec *eventCleaner) assemble(e *cleaned, of *shared) []byte {
 	const stamps = 2 * len(`,"originalTimestamp":"2006-01-02T15:04:05.000Z"`)
-	size := len(ec.c.out) + stamps + 128 + len(of.context) + len(of.integrations) + len(of.sentAt) + len(of.ip)
+	size := len(ec.c.out) + stamps + 128 + len(of.context) + len(of.integrations) + len(of.sentAt) + len(of.ip) + len(of.consent)
 	b := append(make([]byte, 0, size), `{"type":"`...)
 	b = append(b, e.kind...)
 	b = append(b, '"')
@@ -364,10 +365,10 @@ func (ec *eventCleaner) assemble(e *cleaned, of *shared) []byte {
 	if v := ec.value(fieldCategory); v != nil {
 		put(fieldCategory, v)
 	}
-	b = appendMerged(b, fieldContext, ec.value(fieldContext), of.context, of.ip)
-	b = appendMerged(b, fieldProperties, ec.value(fieldProperties), nil, nil)
-	b = appendMerged(b, fieldTraits, ec.traits(e.kind), nil, nil)
-	b = appendMerged(b, fieldIntegrations, ec.value(fieldIntegrations), of.integrations, nil)
+	b = appendMerged(b, fieldContext, ec.value(fieldContext), of.context, named{ipName, of.ip}, named{consentName, of.consent})
+	b = appendMerged(b, fieldProperties, ec.value(fieldProperties), nil)
+	b = appendMerged(b, fieldTraits, ec.traits(e.kind), nil)
+	b = appendMerged(b, fieldIntegrations, ec.value(fieldIntegrations), of.integrations)
 	for _, u := range ec.unknowns {
 		b = append(b, ',')
 		b = append(b, u.name.of(ec.c.out)...)
@@ -417,9 +418,12 @@ func asString(v []byte) []byte {
 	return slices.Concat([]byte{'"'}, v, []byte{'"'})
 }
 
-// appendMerged appends an object field: its own members, those of the batch that it does not have, and ip if it has
-// none. If that makes nothing, it appends nothing.
-func appendMerged(b []byte, f field, own, batch, ip []byte) []byte {
+// named is a member of an object: its name in quotes and its canonical value, or nil if there is none.
+type named struct{ name, value []byte }
+
+// appendMerged appends an object field: its own members, those of the batch that it does not have, and of the rest what
+// neither has. If that makes nothing, it appends nothing.
+func appendMerged(b []byte, f field, own, batch []byte, rest ...named) []byte {
 	if own == nil {
 		own = []byte("{}")
 	}
@@ -443,8 +447,10 @@ func appendMerged(b []byte, f field, own, batch, ip []byte) []byte {
 	if batch != nil {
 		members(batch, add)
 	}
-	if ip != nil && (batch == nil || !has(batch, ipName)) {
-		add(ipName, ip)
+	for _, m := range rest {
+		if m.value != nil && (batch == nil || !has(batch, m.name)) {
+			add(m.name, m.value)
+		}
 	}
 	if len(b) == open+1 {
 		return b[:start]
@@ -452,7 +458,7 @@ func appendMerged(b []byte, f field, own, batch, ip []byte) []byte {
 	return append(b, '}')
 }
 
-var ipName = []byte(`"ip"`)
+var ipName, consentName = []byte(`"ip"`), []byte(`"consent"`)
 
 // has tells whether a canonical object has a member of that name, in quotes.
 func has(object, name []byte) (found bool) {

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mubatch/mubatch/api/problem"
+	"github.com/mubatch/mubatch/collector/tag"
 )
 
 // Handler takes events in over HTTP, from anybody: what is wrong with a request is answered with a problem that says
@@ -39,7 +40,7 @@ func NewHandler(cfg Config, keys *Directory, in *Intake, reg prometheus.Register
 	return h
 }
 
-// Routes mounts the public routes. They set their own CORS headers.
+// Routes mounts the public routes: those of the dialects, and the tag. They set their own CORS headers.
 func (h *Handler) Routes(r chi.Router) {
 	r.Group(func(r chi.Router) {
 		r.Use(cors)
@@ -47,6 +48,7 @@ func (h *Handler) Routes(r chi.Router) {
 		h.rudderstackRoutes(r)
 		h.jitsuRoutes(r)
 	})
+	tag.Routes(r)
 }
 
 // post mounts a route that browsers may be asked to send to.
@@ -167,8 +169,15 @@ func (h *Handler) shared(r *http.Request, received time.Time, g Grant) shared {
 			s.ip = append(ip.AppendTo(append(make([]byte, 0, 48), '"')), '"')
 		}
 	}
+	if r.Header.Get("Sec-GPC") == "1" {
+		s.consent = optedOut
+	}
 	return s
 }
+
+// optedOut is what a browser with Global Privacy Control says of a visitor who was not asked: no data about them is to be sold
+// or shared for ads. An event that says what its visitor allows goes before.
+var optedOut = []byte(`{"ad_user_data":"denied","ad_personalization":"denied"}`)
 
 // clientIP returns the address of the client: the nearest one that is not a trusted proxy.
 func (h *Handler) clientIP(r *http.Request) netip.Addr {

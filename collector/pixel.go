@@ -1,6 +1,7 @@
 package collector
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"maps"
@@ -44,6 +45,9 @@ func (h *Handler) pixelStatus(r *http.Request, calls, dialects []string) string 
 	text, err := pixelEvent(r.URL.RawQuery)
 	if err != nil {
 		return "rejected; " + err.Error()
+	}
+	if r.URL.Query().Get("visitor") == "new" {
+		text = ofNewVisitor(text, r)
 	}
 	env, err := parseEnvelope(text, false, 0)
 	if err != nil {
@@ -91,7 +95,7 @@ func pixelEvent(rawQuery string) ([]byte, error) {
 	}
 	root := &pixelObject{}
 	for _, name := range slices.Sorted(maps.Keys(query)) {
-		if name == "data" || name == "writekey" {
+		if name == "data" || name == "writekey" || name == "visitor" {
 			continue
 		}
 		if !root.set(strings.Split(name, "."), query.Get(name)) {
@@ -99,6 +103,25 @@ func pixelEvent(rawQuery string) ([]byte, error) {
 		}
 	}
 	return root.appendTo(nil), nil
+}
+
+// ofNewVisitor returns the event of a browser without scripts, which knows neither who its visitor is nor how to tell what
+// it shows. What the event says itself goes before.
+func ofNewVisitor(text []byte, r *http.Request) []byte {
+	rest, ok := bytes.CutPrefix(text, []byte("{"))
+	if !ok {
+		return text
+	}
+	page := &pixelObject{}
+	page.set([]string{"anonymousId"}, newMessageID())
+	page.set([]string{"context", "page", "url"}, r.Referer())
+	page.set([]string{"context", "userAgent"}, r.UserAgent())
+	b := page.appendTo(nil)
+	if len(bytes.TrimSpace(rest)) > 1 {
+		b[len(b)-1] = ','
+		return append(b, rest...)
+	}
+	return b
 }
 
 // pixelObject is an object whose members are strings or objects.

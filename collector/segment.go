@@ -38,7 +38,7 @@ func (h *Handler) segmentRoutes(r chi.Router) {
 func (h *Handler) letter(w http.ResponseWriter, r *http.Request) error {
 	letter := chi.URLParam(r, "letter")
 	if letter == "b" {
-		return h.batch(w, r)
+		return h.tagBatch(w, r)
 	}
 	kind := kindOf(letter)
 	if kind == "" {
