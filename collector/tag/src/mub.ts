@@ -163,7 +163,6 @@ const start = () => {
   });
   on("pageshow", (e) => {
     if (e.persisted) {
-      resume();
       auto && page([]);
       plan(300);
     }

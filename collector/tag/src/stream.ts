@@ -1,6 +1,7 @@
 // The numbers of events, by which the server sees what it never got. They are counted within a stream: what one tab makes
 // in one day, however many pages it loads. The page that is shown takes the stream out of the tab's storage and the page that
-// goes puts it back, so that the copy a duplicated tab gets of that storage never has one in it.
+// goes puts it back, so that the copy a duplicated tab gets of that storage never has one in it. A page that comes back from the
+// browser's cache begins another, because the one that it follows may not have gone yet.
 
 import { random } from "./identity";
 import { attempt } from "./attempt";
