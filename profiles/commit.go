@@ -57,6 +57,8 @@ type tally struct {
 	result   Result
 	counts   map[countKey]*counts
 	outcomes []*Outcome
+	arrived  map[arrivalKey]arrived
+	parts    map[arrivalKey]part // where what has arrived is written to
 	wake     bool
 	heard    []int64   // nil: as before
 	unheard  int64     // rows left of the outbox as it was before
@@ -91,7 +93,7 @@ func (l *Lane) commit(ctx context.Context, w work) (Result, error) {
 	passing := w.passing(l.state)
 	var t *tally
 	err := pgx.BeginFunc(ctx, l.store.pool, func(tx pgx.Tx) error {
-		t = &tally{seqs: l.seqs, counts: map[countKey]*counts{}, heard: l.hear(w), unheard: l.outstanding, clears: l.clears()}
+		t = &tally{seqs: l.seqs, counts: map[countKey]*counts{}, arrived: map[arrivalKey]arrived{}, heard: l.hear(w), unheard: l.outstanding, clears: l.clears()}
 		if err := l.fence(ctx, tx); err != nil {
 			return err
 		}
@@ -131,6 +133,7 @@ func (l *Lane) commit(ctx context.Context, w work) (Result, error) {
 		l.heard = t.heard
 	}
 	l.turn++
+	l.keepParts(t)
 	if t.clears {
 		l.cleared = time.Now()
 	}
@@ -237,6 +240,7 @@ func (l *Lane) applySplit(ctx context.Context, tx pgx.Tx, w work, t *tally) erro
 		copied := *c
 		before.counts[k] = &copied
 	}
+	before.arrived = maps.Clone(t.arrived)
 	err := pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error { return l.applyAll(ctx, tx, w, t) })
 	if !isPoison(err) {
 		return err
@@ -364,6 +368,7 @@ func (l *Lane) dedupe(ctx context.Context, tx pgx.Tx, messages []Message, reread
 			t.count(&messages[i]).accepted++
 			t.count(&messages[i]).duplicate++
 			t.result.Duplicates++
+			t.arrive(&messages[i], true)
 		}
 	}
 	first := make(map[identity]int, len(messages))
@@ -404,6 +409,7 @@ func (l *Lane) dedupe(ctx context.Context, tx pgx.Tx, messages []Message, reread
 			again(i)
 		default:
 			t.count(m).accepted++
+			t.arrive(m, false)
 			fresh = append(fresh, *m)
 		}
 	}
@@ -480,6 +486,7 @@ func (l *Lane) advance(ctx context.Context, tx pgx.Tx, w work, t *tally) error {
 			"duplicate": duplicate, "failed": failed, "suppressed": suppressed,
 		})
 	}
+	l.writeArrivals(batch, t)
 	if t.clears { // what this transaction adds nobody has heard yet
 		const clear = `
 			DELETE FROM outbox AS o

@@ -64,12 +64,13 @@ type Lane struct {
 	behind      []int32                  // those that are not complete, by id
 	computing   []computing              // computed traits that are not live
 	state       *State
-	heard       []int64   // the last number applied of each lane's outbox
-	outstanding int64     // rows of the outbox
-	cleared     time.Time // when those that were heard were last looked for
-	asOf        time.Time // all that was accepted up to then is applied; zero: not known
-	nextDue     time.Time // no profile but those in due is due before; zero: not known
-	due         []Ref     // were due when last asked, and are still to be re-evaluated; by key
+	heard       []int64             // the last number applied of each lane's outbox
+	outstanding int64               // rows of the outbox
+	parts       map[arrivalKey]part // what is still added to of what has arrived
+	cleared     time.Time           // when those that were heard were last looked for
+	asOf        time.Time           // all that was accepted up to then is applied; zero: not known
+	nextDue     time.Time           // no profile but those in due is due before; zero: not known
+	due         []Ref               // were due when last asked, and are still to be re-evaluated; by key
 
 	allowed                      time.Duration // for a transaction that nobody waits for
 	ringing, replaying, sweeping pace

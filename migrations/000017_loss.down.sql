@@ -1,0 +1,7 @@
+BEGIN;
+
+SET LOCAL lock_timeout = '10s';
+
+DROP TABLE arrivals;
+
+COMMIT;
