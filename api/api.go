@@ -123,6 +123,8 @@ var routes = []route{
 	{method: "GET", pattern: "/sources/{source}/write_keys", scope: Read, handle: listWriteKeys},
 	{method: "POST", pattern: "/sources/{source}/write_keys", scope: Write, handle: createWriteKey},
 	{method: "DELETE", pattern: "/sources/{source}/write_keys/{write_key}", scope: Write, handle: revokeWriteKey},
+	{method: "GET", pattern: "/sources/{source}/snippet", scope: Read, handle: getSnippet},
+	{method: "GET", pattern: "/sources/{source}/loss", scope: Read, handle: getLoss},
 
 	{method: "GET", pattern: "/mappings", scope: Read, handle: listMappings},
 	{method: "POST", pattern: "/mappings", scope: Write, handle: createMapping},
