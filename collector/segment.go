@@ -28,19 +28,16 @@ func (h *Handler) segmentRoutes(r chi.Router) {
 	for _, path := range []string{"/v1/batch", "/v1/import"} {
 		post(r, path, h.answer(DialectSegment, h.batch))
 	}
+	post(r, "/v1/b", h.answer(DialectSegment, h.tagBatch))
 	post(r, "/v1/{letter}", h.answer(DialectSegment, h.letter))
 	post(r, "/v1/m", h.answer("telemetry", telemetry))
 	get(r, "/v1/pixel/{call}", h.pixel(kinds, DialectSegment, DialectRudderStack))
 	get(r, "/v1/projects/{write_key}/settings", h.answer(DialectSegment, h.settings))
 }
 
-// letter takes what /v1/t, /v1/b and their like bring.
+// letter takes what /v1/t and its like bring.
 func (h *Handler) letter(w http.ResponseWriter, r *http.Request) error {
-	letter := chi.URLParam(r, "letter")
-	if letter == "b" {
-		return h.tagBatch(w, r)
-	}
-	kind := kindOf(letter)
+	kind := kindOf(chi.URLParam(r, "letter"))
 	if kind == "" {
 		return problem.Status(http.StatusNotFound)
 	}
