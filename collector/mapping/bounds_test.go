@@ -78,6 +78,22 @@ func TestInputsStopAtTheirBounds(t *testing.T) {
 			items(2400), "too_much_work",
 		},
 		{
+			"measuring a long text again and again", document("{type: page, userId: u, properties: {x: '= [body.t + body.t].map(s, body.l.map(n, size(s)))'}}"),
+			[]byte(`{"t": "` + strings.Repeat("a", 100_000) + `", "l": [1` + strings.Repeat(",1", 1000) + `]}`), "too_much_work",
+		},
+		{
+			"adding to it", document("{type: page, userId: u, properties: {x: '= body.l.map(n, size(body.l.map(m, body.t + body.t)))'}}"),
+			[]byte(`{"t": "` + strings.Repeat("a", 1000) + `", "l": [1` + strings.Repeat(",1", 1000) + `]}`), "too_much_work",
+		},
+		{
+			"comparing long lists", document("{type: page, userId: u, properties: {x: '= [body.l.map(n, [n])].map(s, body.l.all(n, [s] == [s]))'}}"),
+			[]byte(`{"l": [1` + strings.Repeat(",1", 1000) + `]}`), "too_much_work",
+		},
+		{
+			"hashing it", document("{type: page, userId: u, properties: {x: '= [body.t + body.t].map(s, body.l.map(n, sha256(s)))'}}"),
+			[]byte(`{"t": "` + strings.Repeat("a", 100_000) + `", "l": [1` + strings.Repeat(",1", 1000) + `]}`), "too_much_work",
+		},
+		{
 			"comparing everything with itself", each("{type: page, userId: u, properties: {x: '= body == body'}}"),
 			[]byte("[" + strings.Repeat(`[`, 1) + strings.Repeat(`"abcdefgh",`, 20_000) + "1]" + strings.Repeat(",1", 2000) + "]"), "too_much_work",
 		},

@@ -156,7 +156,7 @@ func (c *compiler) rule(e, defaults *entry) rule {
 
 // merged returns over with the members of under that it does not have, object by object. null takes a member away.
 func merged(under, over *entry) *entry {
-	if under == nil || under.kind != object || over.kind != object || isDirective(under) || isDirective(over) {
+	if under == nil || under.kind != object || over.kind != object || isDirective(under) || isDirective(over) || isKit(under) || isKit(over) {
 		return over
 	}
 	e := &entry{line: over.line, path: over.path, kind: object}
@@ -273,6 +273,9 @@ func isDirective(e *entry) bool {
 func (c *compiler) object(e *entry) cell {
 	if isDirective(e) {
 		return c.directive(e)
+	}
+	if isKit(e) {
+		return c.kitDirective(e)
 	}
 	made := &objectCell{}
 	for _, m := range e.members {

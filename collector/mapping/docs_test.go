@@ -59,6 +59,27 @@ func TestTheDocumentedMapping(t *testing.T) {
 	}
 }
 
+func TestTheDocumentedFieldsOfDestinations(t *testing.T) {
+	t.Parallel()
+	var subscription struct {
+		Mapping struct {
+			Fields map[string]struct{ Cell jsontext.Value } `json:"fields"`
+		} `json:"mapping"`
+	}
+	all := blocks(t, "json")
+	if err := json.Unmarshal([]byte(all[len(all)-1]), &subscription, json.MatchCaseInsensitiveNames(true)); err != nil {
+		t.Fatal(err)
+	}
+	if len(subscription.Mapping.Fields) == 0 {
+		t.Error("there are none")
+	}
+	for name, f := range subscription.Mapping.Fields {
+		if _, err := mapping.CompileObject([]byte(`{"x": ` + string(f.Cell) + `}`)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestTheDocumentedCells(t *testing.T) {
 	t.Parallel()
 	for _, block := range blocks(t, "cells") {

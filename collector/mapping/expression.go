@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/operators"
+	"cel.dev/cel-go/common/overloads"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/common/types/traits"
@@ -19,7 +21,7 @@ import (
 const (
 	maxExpression  = 4096     // bytes
 	maxExpressions = 32 << 10 // bytes, of all in a document
-	maxCost        = 100_000  // of one evaluation, in CEL's units
+	maxCost        = 100_000  // of one evaluation: see costs
 )
 
 // environment is what expressions are compiled in. To build it costs more than to use it.
@@ -67,7 +69,7 @@ func compileExpression(at position, source string) (*expression, error) {
 		first := issues.Errors()[0]
 		return nil, fmt.Errorf("is not CEL at column %d of the expression: %s", first.Location.Column()+1, strings.Join(strings.Fields(first.Message), " "))
 	}
-	program, err := env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost), cel.CostTracking(nil))
+	program, err := env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost), cel.CostTracking(costs{}))
 	if err != nil {
 		return nil, fmt.Errorf("is not an expression that can be computed: %w", err)
 	}
@@ -126,7 +128,7 @@ func explain(err error) (code, detail string) {
 		{"no such attribute", "", ""},
 		{"cost limit exceeded", "too_much_work", "the expression costs more than " + strconv.Itoa(maxCost)},
 		{"no such overload", "wrong_type", "the expression has an operator or function that does not take what it is given; convert it with string(), double(), int()"},
-		{"divi", "division_by_zero", "the expression divides by zero"},
+		{"division by zero", "division_by_zero", "the expression divides by zero"},
 		{"modulus by zero", "division_by_zero", "the expression divides by zero"},
 		{"overflow", "number_out_of_range", "the expression goes beyond 64 bits"},
 	} {
@@ -459,18 +461,76 @@ func (it *celIterator) Value() any                     { return nil }
 // expressionCell is a cell that begins with =.
 type expressionCell struct{ *expression }
 
-// celFunctions gives expressions those of the functions that make sense of one value each: lower(x), trim(x), sha256(x).
+// inExpressions are the functions that expressions may call with a text: lower(x), sha256(x).
+var inExpressions = []string{"lower", "upper", "trim", "sha256", "number", "date", "country"}
+
+// costs are what calls cost in expressions. CEL's own are by the types of arguments, which are not known before a body is
+// there: it would take each for a single step, however long its texts are.
+type costs struct{}
+
+// CallCost implements cel-go's ActualCostEstimator.
+func (costs) CallCost(function, _ string, args []ref.Val, result ref.Val) *uint64 {
+	total := 1 + textCost(result)
+	for _, arg := range args {
+		total += textCost(arg)
+		switch function {
+		case operators.Equals, operators.NotEquals, operators.In:
+			total += elements(arg)
+		}
+	}
+	if function == overloads.Matches && len(args) == 2 {
+		total += textCost(args[0]) * (1 + textCost(args[1]))
+	}
+	return &total
+}
+
+func textCost(v ref.Val) uint64 {
+	if s, ok := v.(types.String); ok {
+		return uint64(len(s) / 10)
+	}
+	return 0
+}
+
+// elements returns how many elements there are in what an expression put together, to any depth. Those of the input are
+// counted when they are looked at.
+func elements(v ref.Val) (n uint64) {
+	var it traits.Iterator
+	switch v := v.(type) {
+	case *celList, *celObject:
+		return 0
+	case traits.Lister:
+		it = v.Iterator()
+	case traits.Mapper:
+		return uint64(v.Size().(types.Int))
+	default:
+		return 0
+	}
+	for it.HasNext() == types.True && n < maxCost {
+		e := it.Next()
+		n += 1 + textCost(e) + elements(e)
+	}
+	return n
+}
+
+// celFunctions declares inExpressions.
 func celFunctions() cel.EnvOption {
 	var all []cel.EnvOption
-	for _, name := range []string{"lower", "upper", "trim", "sha256", "number", "date", "country"} {
-		fn := functions[name]
+	for _, name := range inExpressions {
+		do := functions[name].do
+		if bind := functions[name].bind; bind != nil {
+			bound, err := bind(nil)
+			if err != nil {
+				panic(err) // it takes no argument
+			}
+			do = func(_ *run, v value, _ []value) (value, error) { return bound(v) }
+		}
 		all = append(all, cel.Function(name, cel.Overload("mapping_"+name, []*cel.Type{cel.StringType}, cel.DynType,
 			cel.UnaryBinding(func(arg ref.Val) ref.Val {
 				s, ok := arg.(types.String)
 				if !ok {
 					return types.NewErr("no such overload")
 				}
-				v, err := fn.do(nil, textOf(string(s)), nil)
+				v, err := do(nil, textOf(string(s)), nil)
 				if err != nil {
 					return types.NewErr("conversion failed")
 				}

@@ -146,6 +146,23 @@ func TestCells(t *testing.T) {
 		{"{$first: [$.empty, '= body.absent', $.price]}", `"598.94"`},
 		{"{$merge: [$.absent, '$.list[4]', {k: w, l: 1}]}", `{"k":"w","l":1}`},
 
+		// Segment's mapping-kit.
+		{`{"@path": "$.customer.id"}`, `115310627314723954`},
+		{`{"@path": "customer.email"}`, `"Ada@Example.com"`},
+		{`{"@literal": "$.id"}`, `"$.id"`},
+		{`{"@template": "{{customer.id}}-{{$.absent}}-{{ price }}"}`, `"115310627314723954--598.94"`},
+		{`{"@if": {"exists": {"@path": "$.price"}, "then": yes please, "else": 0}}`, `"yes please"`},
+		{`{"@if": {"exists": {"@path": "$.none"}, "then": 1, "else": {"@path": "$.amount"}}}`, `1999`},
+		{`{"@if": {"blank": {"@path": "$.empty"}, "then": 1}}`, `1`},
+		{`{"@if": {"blank": {"@path": "$.id"}, "then": 1}}`, ``},
+		{`{"@arrayPath": ["$.lines", {"id": {"@path": "$.sku"}}]}`, `[{"id":"A"},{"id":"B"}]`},
+		{`{"@arrayPath": ["$.nothing"]}`, `[]`},
+		{`{"@case": {"operator": "lower", "value": {"@path": "$.customer.email"}}}`, `"ada@example.com"`},
+		{`{"@json": {"mode": "encode", "value": {"@path": "$.list[4]"}}}`, `"{\"k\":\"v\"}"`},
+		{`{"@merge": {"objects": [{"a": 1, "b": 1}, {"b": 2}], "direction": "right"}}`, `{"a":1,"b":2}`},
+		{`{"@merge": {"objects": [{"a": 1, "b": 1}, {"b": 2}], "direction": "left"}}`, `{"b":1,"a":1}`},
+		{`{"@type": "Offer"}`, `{"@type":"Offer"}`},
+
 		// Expressions. 64-bit integers are exact.
 		{`= body.id + 1`, `820982911946154509`},
 		{`= body.id == 820982911946154508 && body.id != 820982911946154507`, `true`},
@@ -161,6 +178,9 @@ func TestCells(t *testing.T) {
 		{`= body.lines.filter(l, l.n > 0).map(l, l.sku)`, `["A"]`},
 		{`= {'b': 1, 'a': [body.id, null]}`, `{"a":[820982911946154508,null],"b":1}`},
 		{`= headers['x-topic'].startsWith('orders/') && query.shop == 'one'`, `true`},
+		{`= date('2026-01-02')`, `"2026-01-02T00:00:00.000Z"`},
+		{`= number(' 7.50 ') > 7.4`, `true`},
+		{`= country('Germany') + upper('x')`, `"DEX"`},
 		{`= lower(body.customer.email)`, `"ada@example.com"`},
 		{`= body.list == body.list && body.customer == body.customer && 'k' in body.list[4] && 1 in body.list`, `true`},
 		{`= size(body.lines + [1])`, `3`},
@@ -282,6 +302,8 @@ func TestCompileSaysWhatIsWrongWhere(t *testing.T) {
 		{"half a directive", "version: 1\nrules:\n- event:\n    type: page\n    userId: {$if: 'true'}\n", 5, "rules[0].event.userId.$then", "required", "$if"},
 		{"an alias", "version: 1\nrules:\n- event: &a {type: page, userId: u}\n- event: *a\n", 3, "rules[0].event", "unsupported", "anchor"},
 		{"a fault in JSON", "{\"version\": 1,\n\"rules\": [\n{\"event\": {\"type\": \"page\",\n\"userId\": \"$.\"}}]}", 4, "rules[0].event.userId", "invalid_path", "no name"},
+		{"a template that is not closed", "version: 1\nrules:\n- event:\n    type: page\n    userId: {'@template': 'a{{b'}\n", 5, "rules[0].event.userId[\"@template\"]", "invalid_path", "closed"},
+		{"a condition of two", "version: 1\nrules:\n- event:\n    type: page\n    userId: {'@if': {exists: a, blank: b}}\n", 5, "rules[0].event.userId[\"@if\"]", "wrong_type", "either"},
 		{"infinity", "version: 1\nrules:\n- event: {type: page, userId: .inf}\n", 3, "rules[0].event.userId", "unsupported", "quotes"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
