@@ -36,6 +36,12 @@ func TestDocumentsStopAtTheirBounds(t *testing.T) {
 		{"depth in YAML", with(strings.Repeat("[", 100) + strings.Repeat("]", 100)), "too_deep"},
 		{"depth in JSON", `{"version": ` + strings.Repeat(`[`, 100) + strings.Repeat(`]`, 100) + `}`, "too_deep"},
 		{"depth beyond what JSON is read to", `{"version": ` + strings.Repeat(`{"a":`, 30_000) + "1" + strings.Repeat(`}`, 30_000) + `}`, "malformed"},
+		{"values", with(many(10_001, "a%d: 1")), "too_many_values"},
+		{"values in JSON", `{"version": [` + strings.Repeat("1,", 20_000) + `1]}`, "too_many_values"},
+		{
+			"values of defaults, rule by rule", "version: 1\ndefaults: {x: " + many(5000, "a%d: 1") + "}\nrules:\n" +
+				strings.Repeat("- event: {type: page, userId: u}\n", 200), "too_many_values",
+		},
 		{"expressions", with(many(501, "a%d: '= 1'")), "too_many_expressions"},
 		{"the length of an expression", with("'= " + strings.Repeat("1+", 3000) + "1'"), "invalid_expression"},
 		{"the depth of an expression", with("'= " + strings.Repeat("(", 200) + "1" + strings.Repeat(")", 200) + "'"), "invalid_expression"},

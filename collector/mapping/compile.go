@@ -54,6 +54,7 @@ func (o *Object) Map(in Input) ([]byte, error) {
 type compiler struct {
 	*reader
 	expressions int // their bytes so far
+	cells       int
 }
 
 // only refuses members that are not among names.
@@ -110,7 +111,9 @@ func (c *compiler) program(root *entry) *Program {
 		return nil
 	}
 	for _, e := range rules.items {
-		p.rules = append(p.rules, c.rule(e, defaults))
+		if c.cells <= maxCells {
+			p.rules = append(p.rules, c.rule(e, defaults))
+		}
 	}
 	return p
 }
@@ -230,8 +233,17 @@ func (c *compiler) expression(e *entry, source string) *expression {
 	return x
 }
 
+// maxCells bounds the cells of all rules, each with its share of the defaults.
+const maxCells = 20_000
+
 // cell compiles what stands for a value. It returns one that is never used if there is a fault.
 func (c *compiler) cell(e *entry) cell {
+	if c.cells++; c.cells > maxCells {
+		if c.cells == maxCells+1 {
+			c.faultAt(e, "too_many_values", "is one value too many for the rules and what they have of the defaults; there can be %d", maxCells)
+		}
+		return literalCell(value{})
+	}
 	switch e.kind {
 	case object:
 		return c.object(e)

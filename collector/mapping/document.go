@@ -18,6 +18,7 @@ import (
 const (
 	maxDocument = 256 << 10 // bytes
 	maxNesting  = 64        // of a document, and of an input
+	maxValues   = 10_000    // in a document, of any kind
 	maxFaults   = 100       // that are told
 )
 
@@ -70,7 +71,22 @@ func (e *entry) member(name string) *entry {
 }
 
 // reader reads a document and gathers what is wrong with it.
-type reader struct{ faults []Fault }
+type reader struct {
+	faults []Fault
+	values int
+}
+
+// enter counts a value, and tells whether to read it: not what is nested too deep, nor one too many.
+func (r *reader) enter(e *entry, depth int) bool {
+	r.values++
+	if r.values == maxValues+1 {
+		r.faultAt(e, "too_many_values", "is one value too many; there can be %d", maxValues)
+	}
+	if depth > maxNesting {
+		r.faultAt(e, "too_deep", "is nested deeper than %d levels", maxNesting)
+	}
+	return depth <= maxNesting && r.values <= maxValues
+}
 
 func (r *reader) fault(line int, path, code, format string, args ...any) {
 	r.faults = append(r.faults, Fault{line, path, code, fmt.Sprintf(format, args...)})
@@ -151,8 +167,7 @@ var plainName = regexp.MustCompile(`^[\pL\pN_$-]+$`)
 
 func (r *reader) yaml(n *yaml.Node, path string, depth int) *entry {
 	e := &entry{line: n.Line, path: path}
-	if depth > maxNesting {
-		r.faultAt(e, "too_deep", "is nested deeper than %d levels", maxNesting)
+	if !r.enter(e, depth) {
 		return e
 	}
 	if n.Anchor != "" {
@@ -161,7 +176,7 @@ func (r *reader) yaml(n *yaml.Node, path string, depth int) *entry {
 	switch n.Kind {
 	case yaml.MappingNode:
 		e.kind = object
-		for i := 0; i+1 < len(n.Content); i += 2 {
+		for i := 0; i+1 < len(n.Content) && r.values <= maxValues; i += 2 {
 			name := n.Content[i]
 			if name.Kind != yaml.ScalarNode || name.Tag == "!!merge" {
 				r.fault(name.Line, path, "unsupported", "has a member whose name is not text")
@@ -241,8 +256,7 @@ func (j *jsonReader) entry(path string, depth int) *entry {
 	}
 	token := t.String()
 	e.line = j.at()
-	if depth > maxNesting {
-		j.faultAt(e, "too_deep", "is nested deeper than %d levels", maxNesting)
+	if !j.enter(e, depth) {
 		for parent := j.dec.StackDepth() - 1; (t.Kind() == '{' || t.Kind() == '[') && j.dec.StackDepth() > parent; {
 			_, _ = j.dec.ReadToken()
 		}
