@@ -8,7 +8,7 @@ ON_STORES = MUBATCH_TEST_REQUIRE=1 $(GO) run ./cmd/mubatch dev --exec --
 RACE = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race,)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test simulation kill questions edit timers demo-partners build lint fmt bench generate check-generated deps test-deps clean
+.PHONY: help run test simulation kill questions edit timers sdks demo-partners build lint fmt bench generate check-generated deps test-deps clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ edit: deps ## Edit a segment of 100,000 profiles while 1,000 events/s come in, a
 
 timers: deps ## End a million memberships in the same second, and tell what it does to events
 	$(ON_STORES) $(GO) test ./collector -run '^$$' -bench BenchmarkTimers -timers 1000000 -timeout 30m
+
+sdks: test-deps ## Run the official client libraries, in Node, Chromium and Go, against a server that is killed in between
+	$(ON_STORES) $(GO) test ./cmd/mubatch -run 'TestOfficialSDKs|TestOneVisitorOfThreeSDKs' -count=1 -v
 
 demo-partners: deps ## Show the shop's segments arriving at a stand-in of every partner, with the ledger's summary; FILE=… as above
 	@$(ON_STORES) $(GO) test ./cmd/mubatch -run TestTheShopReachesItsPartners -count=1 -demo.partners $(if $(FILE),-sales $(abspath $(FILE)))
