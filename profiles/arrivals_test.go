@@ -16,10 +16,6 @@ func TestArrivalsAreExact(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const day = 20780
 		k := arrivalKey{1, 1, day}
-		type sent struct {
-			run
-			copies int
-		}
 		now := k.date().Add(20 * time.Hour)
 		nowMinute := uint32((20*time.Hour + 2*arrivalEarly) / time.Minute)
 		want := Arrivals{Day: k.date()}

@@ -86,14 +86,20 @@ func TestDoNotTrackIsHeardWhereThePageSaysSo(t *testing.T) {
 
 func TestConsentPlatformsAreHeard(t *testing.T) {
 	for name, c := range map[string]struct{ extra, before, want string }{
-		"a TCF platform": {"tcf", `window.__tcfapi = (command, version, f) =>
+		"a TCF platform": {
+			"tcf", `window.__tcfapi = (command, version, f) =>
 			f({eventStatus: "useractioncomplete", gdprApplies: true, purpose: {consents: {1: true, 7: true, 8: true}}}, true)`,
-			"ad_personalization=denied ad_storage=granted ad_user_data=granted analytics_storage=granted"},
-		"a TCF platform where nobody has to be asked": {"tcf", `window.__tcfapi = (command, version, f) => f({eventStatus: "tcloaded", gdprApplies: false}, true)`,
-			"ad_personalization=granted ad_storage=granted ad_user_data=granted analytics_storage=granted"},
-		"a GPP platform": {"gpp", `window.__gpp = (command, f) => f({eventName: "listenerRegistered",
+			"ad_personalization=denied ad_storage=granted ad_user_data=granted analytics_storage=granted",
+		},
+		"a TCF platform where nobody has to be asked": {
+			"tcf", `window.__tcfapi = (command, version, f) => f({eventStatus: "tcloaded", gdprApplies: false}, true)`,
+			"ad_personalization=granted ad_storage=granted ad_user_data=granted analytics_storage=granted",
+		},
+		"a GPP platform": {
+			"gpp", `window.__gpp = (command, f) => f({eventName: "listenerRegistered",
 			pingData: {parsedSections: {usnat: [{SaleOptOut: 1, SharingOptOut: 2}]}}}, true)`,
-			"ad_personalization=denied ad_user_data=denied"},
+			"ad_personalization=denied ad_user_data=denied",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t, `data-auto="off" data-extras="`+c.extra+`"`)
