@@ -3,6 +3,7 @@ package tag_test
 import (
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -111,6 +112,41 @@ func TestPagesThatAreNotLoadedAreTold(t *testing.T) {
 		seen = append(seen, strings.TrimPrefix(e.Context.Page.Referrer, s.at(""))+">"+strings.TrimPrefix(e.Context.Page.URL, s.at("")))
 	}
 	check(t, "pages", strings.Join(seen, " "), ">/one /one>/two /two>/three /three>/three#/four /three#/four>/three")
+}
+
+// A site that tells its pages itself has each of them once, and its events are of the page that is shown.
+func TestAPageIsToldOnce(t *testing.T) {
+	s := newSite(t, "")
+	tab := s.open("/one")
+	s.await(1)
+	tab.Run(`
+		history.pushState({}, "", "/two?utm_campaign=spring")
+		mub.track("a"); mub.page("Two")
+		await new Promise(r => setTimeout(r, 100)); mub.flush()`)
+	got := s.await(3)
+	check(t, "event", got[1].Event+got[1].Context.Page.Path, "a/two")
+	check(t, "campaign", got[1].Context.Campaign["name"], "spring")
+	check(t, "page", got[2].Name+got[2].Context.Page.Referrer, "Two"+s.at("/one"))
+
+	by := newSiteBeside(t, `data-auto="off"`)
+	tab = by.open("/one")
+	tab.Run(`history.pushState({}, "", "/two"); mub.page(); mub.flush()`)
+	check(t, "page", by.await(1)[0].Context.Page.Path, "/two")
+}
+
+func TestNothingThatIsGivenThrows(t *testing.T) {
+	s := newSite(t, `data-auto="off"`)
+	tab := s.open("/")
+	tab.Run(`
+		const loop = {}; loop.loop = loop
+		mub.track("loop", loop)
+		mub.track("big", {n: 10n})
+		mub.track("null", null, {context: {extra: 1}}, () => { throw new Error("theirs") })
+		mub.track(); mub.page(null); mub.identify(null, {a: 1}); mub.group(); mub.alias(); mub.link("::"); mub.ready(); mub.push(["nothing"]); mub.set(null)
+		mub.consent(); mub.track("last", undefined, undefined, undefined); mub.flush()`)
+	browsertest.Until(t, "the last one comes", func() bool {
+		return slices.ContainsFunc(s.events(), func(e event) bool { return e.Event == "last" })
+	})
 }
 
 func TestClicksAndFormsAreTold(t *testing.T) {

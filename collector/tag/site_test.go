@@ -76,6 +76,12 @@ type event struct {
 func newSite(t *testing.T, attrs string) *site {
 	t.Helper()
 	t.Parallel()
+	return newSiteBeside(t, attrs)
+}
+
+// newSiteBeside is newSite for a test that has one already.
+func newSiteBeside(t *testing.T, attrs string) *site {
+	t.Helper()
 	s := &site{t: t, attrs: attrs, html: map[string]string{}}
 	s.pages = httptest.NewServer(http.HandlerFunc(s.page))
 	t.Cleanup(s.pages.Close)

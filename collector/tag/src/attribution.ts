@@ -8,7 +8,6 @@ import { cookie, object, set } from "./storage";
 import { allowed } from "./consent";
 
 const clicks = /^((g|d|fb|tt|tw|y)clid|[gw]braid|msclkid|li_fat_id|ScCid|rdt_cid|epik|irclickid)$/;
-const kept = 90 * 864e5;
 
 let campaign: Record<string, string> | undefined;
 
@@ -29,7 +28,7 @@ export const landed = () => {
       touched = true;
     }
   });
-  for (const name in ids) if (now - ids[name][1] > kept) delete ids[name];
+  for (const name in ids) if (now - ids[name][1] > 7776e6) delete ids[name]; // 90 days
   const host = from();
   if (campaign || touched || (host && host != location.hostname)) {
     told.last = { campaign, referrer: host, url: current, at: new Date(now) };

@@ -3,7 +3,7 @@
 import { arrived, attribution, landed, link } from "./attribution";
 import { allowed, consent, optOut, out, signals } from "./consent";
 import { anonymous, forget, random, session, adopt } from "./identity";
-import { moved, page as shown } from "./page";
+import { current, moved, page as shown } from "./page";
 import { attempt } from "./attempt";
 import { add, flush, leave, plan, retry, tick } from "./queue";
 import { alias, auto, denied, dnt, domains, extras, host, writeKey } from "./settings";
@@ -14,13 +14,19 @@ type Args = any[] & { r?: (value: any) => void };
 const w = window as any;
 let properties: any = {};
 let started = false;
+let told = ""; // the address of the last page that was told
+
+// follow notices that the page shows something else.
+const follow = () => moved() && landed();
 
 // emit makes an event and queues it.
 const emit = async (type: string, event: any, args: any[], wait = 1500) => {
   const done = args.find((a) => typeof a == "function");
-  const [given, o] = args.filter((a) => a != done);
+  const [given, o] = args.filter((a) => typeof a != "function");
   const options = o || {};
   if (dnt || out() || (denied == "drop" && !allowed())) return;
+  follow();
+  if (type == "page") told = current;
   const context = { page: shown(), ...attribution(), consent: signals(), ...session(), ...options.context };
   const body = { ...given };
   const at = tick();
@@ -142,7 +148,7 @@ const start = () => {
   backlog.forEach((c) => early.test(c[0]) || run(c));
   auto && page([], "page", 300);
 
-  const changed = () => setTimeout(guard(() => moved() && (landed(), page([]))));
+  const changed = () => setTimeout(guard(() => (follow(), told != current && page([]))));
   if (auto) {
     (["pushState", "replaceState"] as const).forEach((name) => {
       const original = history[name];
@@ -162,16 +168,11 @@ const start = () => {
     suspend(allowed());
   });
   on("pageshow", (e) => {
-    if (e.persisted) {
-      auto && page([]);
-      plan(300);
-    }
+    e.persisted && auto && page([]);
   });
   plan(300); // what another page left
   extras.forEach((name) => {
-    const s = document.createElement("script");
-    s.src = host + "/mub." + name + ".js";
-    document.head.append(s);
+    document.head.append(Object.assign(document.createElement("script"), { src: host + "/mub." + name + ".js" }));
   });
 };
 

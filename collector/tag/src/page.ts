@@ -18,10 +18,7 @@ export let referrer = clean(document.referrer);
 // moved tells whether another page is shown than before, which is then what referred to it.
 export const moved = () => {
   const next = clean(location.href);
-  if (next == current) return false;
-  referrer = current;
-  current = next;
-  return true;
+  return next != current && ((referrer = current), (current = next));
 };
 
 export const page = () => {

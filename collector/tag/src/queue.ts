@@ -5,8 +5,6 @@ import { attempt } from "./attempt";
 import { host, writeKey } from "./settings";
 import { get, keys, object, remove, served, set } from "./storage";
 
-const most = 100; // events that wait; older ones are dropped
-const size = 18e3; // characters of a request, of up to 3 bytes: browsers allow 64 KiB to requests that outlive their page
 const url = host + "/v1/b?writeKey=" + writeKey;
 
 let last = 0; // what tick returned
@@ -20,9 +18,9 @@ let running: any;
 export const tick = () => (last = Math.max(last + 1, Date.now()));
 
 export const add = (event: any, wait: number) => {
-  set("q" + event.messageId, JSON.stringify(event));
+  attempt(() => set("q" + event.messageId, JSON.stringify(event))); // not what has no end
   const waiting = keys("q");
-  waiting.slice(0, -most).forEach(remove);
+  waiting.slice(0, -100).forEach(remove); // the oldest
   plan(waiting.length < 10 ? wait : 0);
 };
 
@@ -36,10 +34,11 @@ export const plan = (wait: number) => {
   }
 };
 
-// take returns the keys of what goes into the next request, and its body.
+// take returns the keys of what goes into the next request, and its body: some 18,000 characters, of up to 3 bytes, because
+// browsers allow 64 KiB to requests that outlive their page.
 const take = (): [string[], string] => {
   let length = 0;
-  const chosen = keys("q").filter((key, i) => (length += get(key).length) < size || !i);
+  const chosen = keys("q").filter((key, i) => (length += get(key).length) < 18e3 || !i);
   // No more of the browser than it says with every request: nobody is told from others by it.
   const context = { library: { name: "mub.js", version: VERSION }, userAgent: navigator.userAgent, locale: navigator.language };
   return [chosen, JSON.stringify({ batch: chosen.map(object), writeKey, sentAt: new Date(), retry: tries, context })];

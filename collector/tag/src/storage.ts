@@ -4,7 +4,6 @@ import { attempt } from "./attempt";
 import { cookies } from "./settings";
 
 const prefix = "mub_";
-const life = 400 * 864e2; // seconds: browsers keep no cookie longer
 const memory: Record<string, string> = {};
 let kept = true; // the browser may be written to
 
@@ -60,7 +59,7 @@ const write = (name: string, value: string, age: number, on: string) =>
   );
 
 export const setCookie = (name: string, value: string) => {
-  kept && write(name, value, life, domain());
+  kept && write(name, value, 3456e4, domain()); // 400 days: browsers keep no cookie longer
 };
 
 // served asks a collector of this site to set the cookie itself: then browsers keep it as long as it says.
