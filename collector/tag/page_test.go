@@ -5,7 +5,9 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/mubatch/mubatch/collector/browsertest"
 	"github.com/mubatch/mubatch/collector/tag"
@@ -203,6 +205,26 @@ func TestAPrerenderedPageIsToldWhenItIsSeen(t *testing.T) {
 	tab.Run(`show()`)
 	got := s.await(2)
 	check(t, "calls", got[0].Event+got[1].Type, "Earlypage")
+}
+
+// The browser loads the next page before anybody asks for it.
+func TestAPrerenderedPageOfChromiumIsToldWhenItIsSeen(t *testing.T) {
+	s := newSite(t, "")
+	var loaded atomic.Bool
+	s.html["/from"] = `<script type="speculationrules">{"prerender": [{"urls": ["/next"], "eagerness": "immediate"}]}</script>
+		<a id="a" href="/next">next</a>` + s.script()
+	s.seen = func(r *http.Request) {
+		if r.URL.Path == "/next" && strings.Contains(r.Header.Get("Sec-Purpose"), "prerender") {
+			loaded.Store(true)
+		}
+	}
+	tab := s.open("/from")
+	s.await(1)
+	browsertest.Until(t, "the next page is prerendered", loaded.Load)
+	time.Sleep(time.Second) // in which it would tell of itself
+	check(t, "events", len(s.events()), 1)
+	tab.Run(`a.click()`)
+	check(t, "page", s.await(2)[1].Context.Page.Path, "/next")
 }
 
 func TestAPageCanComeBackFromTheCache(t *testing.T) {

@@ -32,6 +32,7 @@ type site struct {
 	before   string                                        // script that runs before the tag
 	policy   string                                        // Content-Security-Policy of the pages
 	answer   func(http.ResponseWriter, *http.Request) bool // true if it has answered
+	seen     func(*http.Request)                           // is told of requests for pages
 	requests []request
 }
 
@@ -106,6 +107,9 @@ func (s *site) script() string {
 func (s *site) page(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.seen != nil {
+		s.seen(r)
+	}
 	w.Header().Set("Content-Type", "text/html")
 	if s.policy != "" {
 		w.Header().Set("Content-Security-Policy", s.policy)
