@@ -31,7 +31,6 @@ type Format struct {
 	Delimiter string   `json:"delimiter,omitzero" validate:"omitempty,len=1,ascii,excludesall=0x22"` // of CSV; the one that is most often in the first line
 	Encoding  string   `json:"encoding,omitzero" validate:"omitempty,oneof=utf-8 utf-16le utf-16be windows-1252 iso-8859-1"`
 	Columns   []string `json:"columns,omitzero" validate:"max=1000,unique,dive,min=1,max=256"` // of CSV without a header
-	GroupBy   []string `json:"group_by,omitzero" validate:"max=10,unique,dive,min=1,max=256"`  // columns: rows that follow one another and are equal in them are one
 }
 
 // maxUnpacked bounds what a packed file may unpack to.
