@@ -63,7 +63,7 @@ func TestEveryRouteAdmitsOnlyItsScope(t *testing.T) {
 		"key": "key_999999", "source": "nothing", "write_key": "wk_999999", "segment": "nothing", "profile": "user_id:nobody",
 		"message_id": "nothing", "failed_event": "fe_1_999999", "destination": "nothing",
 		"computed_trait": "nothing", "subscription": "nothing",
-		"erasure": "era_999999", "mapping": "map_999999",
+		"erasure": "era_999999", "mapping": "map_999999", "import": "imp_999999",
 	}
 	for _, rt := range w.managed() {
 		for _, scope := range api.Scopes() {
@@ -87,7 +87,7 @@ func TestNothingOfAnotherWorkspaceCanBeReached(t *testing.T) {
 		"key": "key_999999", "source": "src_999999", "write_key": "wk_999999", "segment": "seg_999999", "destination": "dst_999999",
 		"profile": "p_" + strings.Repeat("0", 32), "message_id": "never-sent", "failed_event": "fe_2_999999",
 		"computed_trait": "ct_999999", "subscription": "sub_999999",
-		"erasure": "era_999999", "mapping": "map_999999",
+		"erasure": "era_999999", "mapping": "map_999999", "import": "imp_999999",
 	}
 	valid := map[string]string{
 		"PUT /api/v1/segments/{segment}":          `{"name":"mine","rule":{"event":"x"}}`,

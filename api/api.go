@@ -22,6 +22,7 @@ import (
 
 	"github.com/mubatch/mubatch/activation"
 	"github.com/mubatch/mubatch/collector"
+	"github.com/mubatch/mubatch/collector/files"
 	"github.com/mubatch/mubatch/profiles"
 )
 
@@ -33,6 +34,7 @@ type Config struct {
 	Identities   Identities
 	Replayer     Replayer
 	Committer    Committer
+	ImportKeys   files.Keys   // seals the secrets of buckets
 	Checks       []Check      // of /readyz
 	Metrics      http.Handler // of /metrics
 	Registerer   prometheus.Registerer
@@ -75,6 +77,8 @@ type stores struct {
 	identities   Identities
 	replayer     Replayer
 	committer    Committer
+	imports      *files.Store
+	importKeys   files.Keys
 }
 
 // in returns the same stores in db, a pool or a transaction.
@@ -88,6 +92,7 @@ func (s stores) in(db database) stores {
 	s.audit = NewAuditLog(db)
 	s.sources = collector.NewSourceStore(db)
 	s.mappings = collector.NewMappingStore(db)
+	s.imports = files.NewStore(db, s.importKeys)
 	if tx, ok := db.(pgx.Tx); ok {
 		s.destinations = s.destinations.In(tx)
 	}
@@ -102,6 +107,7 @@ type route struct {
 	stream          streamer      // instead of handle
 	changesNothing  bool          // so that there is nothing in it to be done only once
 	patience        time.Duration // how long it may take; zero: as long as any
+	maxBody         int           // bytes; zero: as many as any
 }
 
 // routes are all the operations there are under /api/v1.
@@ -133,6 +139,17 @@ var routes = []route{
 	{method: "GET", pattern: "/mappings/{mapping}", scope: Read, handle: getMapping},
 	{method: "PATCH", pattern: "/mappings/{mapping}", scope: Write, handle: updateMapping},
 	{method: "DELETE", pattern: "/mappings/{mapping}", scope: Write, handle: deleteMapping},
+
+	{method: "GET", pattern: "/imports", scope: Read, handle: listImports},
+	{method: "POST", pattern: "/imports", scope: Write, handle: createImport},
+	{method: "GET", pattern: "/imports/{import}", scope: Read, handle: getImport},
+	{method: "PUT", pattern: "/imports/{import}/content", scope: Write, handle: uploadImport, patience: uploadPatience, maxBody: files.MaxChunk},
+	{method: "GET", pattern: "/imports/{import}/files", scope: Read, handle: listImportFiles},
+	{method: "GET", pattern: "/imports/{import}/rejected.csv", scope: Read, stream: exportRejectedCSV},
+	{method: "GET", pattern: "/imports/{import}/rejected.ndjson", scope: Read, stream: exportRejectedNDJSON},
+	{method: "POST", pattern: "/imports/{import}/pause", scope: Write, handle: pauseImport},
+	{method: "POST", pattern: "/imports/{import}/resume", scope: Write, handle: resumeImport},
+	{method: "POST", pattern: "/imports/{import}/cancel", scope: Write, handle: cancelImport},
 
 	{method: "GET", pattern: "/profiles", scope: Read, handle: listProfiles},
 	{method: "GET", pattern: "/profiles/{profile}", scope: Read, handle: getProfile},
@@ -213,7 +230,7 @@ var routes = []route{
 func New(cfg Config) chi.Router {
 	s := stores{
 		pool: cfg.Pool, lanes: cfg.Lanes, destinations: cfg.Destinations, identities: cfg.Identities,
-		replayer: cfg.Replayer, committer: cfg.Committer,
+		replayer: cfg.Replayer, committer: cfg.Committer, importKeys: cfg.ImportKeys,
 	}.in(cfg.Pool)
 	a := &API{pool: cfg.Pool, stores: s, guard: newGuard(s.keys), live: newLiveFeeds(s.people, cfg), log: cfg.Log}
 

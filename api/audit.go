@@ -28,6 +28,11 @@ var actions = map[string]string{
 	"POST /mappings":             "mapping.create",
 	"PATCH /mappings/{mapping}":  "mapping.update",
 	"DELETE /mappings/{mapping}": "mapping.delete",
+	"POST /imports":                 "import.create",
+	"PUT /imports/{import}/content": "import.upload",
+	"POST /imports/{import}/pause":  "import.pause",
+	"POST /imports/{import}/resume": "import.resume",
+	"POST /imports/{import}/cancel": "import.cancel",
 
 	"POST /segments":                  "segment.create",
 	"PUT /segments/{segment}":         "segment.replace",

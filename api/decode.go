@@ -27,17 +27,17 @@ const (
 	maxDepth = 64 // of arrays and objects in a body
 )
 
-// readBody returns the body of r, of at most maxBody bytes.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+// readBody returns the body of r, of at most limit bytes.
+func readBody(w http.ResponseWriter, r *http.Request, limit int) ([]byte, error) {
 	if r.Body == nil || r.Method == http.MethodGet || r.Method == http.MethodHead {
 		return nil, nil
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(limit)))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
 		p := problem.New(http.StatusRequestEntityTooLarge, "too_large", "The request body is too large.")
-		p.Detail = fmt.Sprintf("At most %d bytes are read.", maxBody)
+		p.Detail = fmt.Sprintf("At most %d bytes are read.", limit)
 		return nil, p
 	case err != nil:
 		return nil, malformed("The body ended before its length was reached.")

@@ -38,6 +38,7 @@ const (
 	destinationID = "dst_"
 	deliveryID    = "dlv_"
 	auditID       = "aud_"
+	importID      = "imp_"
 
 	subscriptionID = "sub_"
 )

@@ -148,7 +148,10 @@ func (a *API) admit(w http.ResponseWriter, r *http.Request, rt route) (*call, er
 	if !id.may(rt.scope) {
 		return nil, errMissingScope(rt.scope)
 	}
-	body, err := readBody(w, r)
+	if rt.maxBody > 0 { // the server's own deadline is for small bodies
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(rt.patience)) // without it the server's holds
+	}
+	body, err := readBody(w, r, cmp.Or(rt.maxBody, maxBody))
 	if err != nil {
 		return nil, err
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/mubatch/mubatch/activation/webhook"
 	"github.com/mubatch/mubatch/api"
 	"github.com/mubatch/mubatch/collector"
+	"github.com/mubatch/mubatch/collector/files"
 	"github.com/mubatch/mubatch/collector/redistest"
 	"github.com/mubatch/mubatch/migrations/pgtest"
 	"github.com/mubatch/mubatch/profiles"
@@ -213,6 +214,11 @@ func (w *world) found(key string) tenant {
 		Kind: profiles.KindEvent, Workspace: ws.ID, Source: s.ID, ID: profiles.MessageKey(key + "-bad"),
 		Key: ada, Received: at(0), Body: []byte(body),
 	}))
+	in, _, err := files.NewStore(w.pool, nil).Create(ctx, ws.ID, files.New{Source: s, Name: "people.ndjson", Size: 100})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	tn.things["import"] = fmt.Sprintf("imp_%d", in.ID)
 	gone, _, err := profiles.NewErasures(w.pool, lanes, w.ring).Ask(ctx, ws.ID, ws.Secret, profiles.NewErasure{
 		Kind: profiles.UserID, Key: ws.Secret.Key(profiles.Identifier{Kind: profiles.UserID, Value: "gone"}), KeyID: 1,
 	})
