@@ -8,7 +8,7 @@ ON_STORES = MUBATCH_TEST_REQUIRE=1 $(GO) run ./cmd/mubatch dev --exec --
 RACE = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race,)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test simulation kill questions edit timers sdks demo-partners build lint fmt bench generate check-generated deps test-deps clean
+.PHONY: help run test simulation kill questions import-shop edit timers sdks demo-partners build lint fmt bench generate check-generated deps test-deps clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ kill: deps ## Kill the server, Redis and Postgres 60 times while the demo replay
 
 questions: deps ## Ask marketers' questions as of three dates, by segments and by SQL; FILE=… for all of the shop's sales
 	$(ON_STORES) $(GO) test ./cmd/mubatch -run TestSegmentsAnswerAsSQLDoes -count=1 -v $(if $(FILE),-sales $(abspath $(FILE)))
+
+import-shop: deps ## Import the shop's orders as CSV, kill the importer and the server meanwhile, and compare with a replay; FILE=… as above
+	$(ON_STORES) $(GO) test ./cmd/mubatch -run TestAnImportIsWhatAReplayIs -count=1 -v -timeout 30m $(if $(FILE),-sales $(abspath $(FILE)))
 
 edit: deps ## Edit a segment of 100,000 profiles while 1,000 events/s come in, and hold every change to the rule
 	$(ON_STORES) $(GO) test ./cmd/mubatch -run TestAnEditDuringTrafficIsExact -count=1 -v -edit 100000

@@ -25,9 +25,9 @@ var actions = map[string]string{
 	"POST /sources/{source}/write_keys":               "write_key.create",
 	"DELETE /sources/{source}/write_keys/{write_key}": "write_key.revoke",
 
-	"POST /mappings":             "mapping.create",
-	"PATCH /mappings/{mapping}":  "mapping.update",
-	"DELETE /mappings/{mapping}": "mapping.delete",
+	"POST /mappings":                "mapping.create",
+	"PATCH /mappings/{mapping}":     "mapping.update",
+	"DELETE /mappings/{mapping}":    "mapping.delete",
 	"POST /imports":                 "import.create",
 	"PUT /imports/{import}/content": "import.upload",
 	"POST /imports/{import}/pause":  "import.pause",

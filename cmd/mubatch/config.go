@@ -46,6 +46,9 @@ type config struct {
 	encryptionKeys string
 	allowPrivate   bool
 
+	importDir string
+	importLag time.Duration
+
 	databaseConns int
 	logLevel      string
 	shutdown      time.Duration
@@ -85,6 +88,9 @@ func (c *config) flags(flags *flag.FlagSet) {
 	flags.DurationVar(&c.deliveryLease, "delivery-lease", 45*time.Second, "how long a delivery stays with a process that is not heard of; twice what one may take")
 	flags.StringVar(&c.encryptionKeys, "encryption-keys", "", "`keys` that seal the partners' secrets: id:base64 of 32 bytes, the newest first, separated by commas; required for the roles api, dispatch and flush")
 	flags.BoolVar(&c.allowPrivate, "allow-private-destinations", false, "send also to addresses in private networks, and without TLS")
+
+	flags.StringVar(&c.importDir, "import-dir", "", "a `folder` from which every workspace may import files; none if not given")
+	flags.DurationVar(&c.importLag, "import-lag", 2*time.Second, "how far lanes may be behind before imports wait for them")
 
 	flags.IntVar(&c.databaseConns, "database-connections", 0, "the most connections to Postgres; 0: two a lane and eight")
 	flags.StringVar(&c.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -180,6 +186,7 @@ func (c *config) check() error {
 		{"dedupe-window", c.dedupe, 1},
 		{"keep-ledger", c.ledger, 1},
 		{"delivery-lease", c.deliveryLease, activation.MinLease},
+		{"import-lag", c.importLag, 1},
 		{"shutdown-timeout", c.shutdown, 1},
 	} {
 		switch {

@@ -114,6 +114,7 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 	flusher := collector.NewFlusher(collector.FlushConfig{
 		Node: node(), Lease: cfg.lease, MaxEntries: cfg.maxBatch, TrimLag: cfg.trimLag,
 	}, stream, committer, store, reg, log)
+	imports := importsRunner(cfg, pool, importKeys{ring}, intake, outbound, reg, log)
 	installed := make(chan struct{})
 	tryInstalling := false
 	switch err := install(ctx, store); {
@@ -143,6 +144,7 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 			Identities:   store,
 			Replayer:     collector.NewReplayer(store, committer),
 			Committer:    committer,
+			ImportKeys:   importKeys{ring},
 			Checks:       ready,
 			Metrics:      metrics,
 			Registerer:   reg,
@@ -197,6 +199,12 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 			return nil
 		}
 		return ended("dispatcher", dispatcher.Run(dispatchCtx))
+	})
+	g.Go(func() error {
+		if !cfg.has(roleAPI) || !happens(ctx, installed) {
+			return nil
+		}
+		return ended("imports", imports.Run(ctx))
 	})
 	g.Go(func() error {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
