@@ -83,7 +83,7 @@ func newWorld(t testing.TB) *world {
 	w.router.Post("/v1/anything-else", func(http.ResponseWriter, *http.Request) {}) // as the collector's are, beside the API
 	w.router.Mount("/", api.New(api.Config{
 		Pool: w.pool, Destinations: w.destinations, Lanes: lanes,
-		Identities: profiles.NewStore(w.pool, profiles.Config{Lanes: lanes}, nil, nil, nil), Replayer: w.replay, Committer: w.committer, Registerer: w.metrics,
+		Identities: profiles.NewStore(w.pool, profiles.Config{Lanes: lanes}, nil, nil, nil), Replayer: w.replay, Committer: w.committer, ImportKeys: importKeys{w.ring}, Registerer: w.metrics,
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Stopping: w.stop, Heartbeat: time.Second,
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/plain; version=0.0.4")
