@@ -148,7 +148,7 @@ func (im *importer) all(ctx context.Context, names []string, rejected string) er
 		}
 		defer keep.Close()
 	}
-	code := 0
+	code, kept := 0, false
 	for _, name := range names {
 		s, err := im.one(ctx, name)
 		im.bar.finish()
@@ -172,6 +172,10 @@ func (im *importer) all(ctx context.Context, names []string, rejected string) er
 			if err != nil {
 				return err
 			}
+			if kept { // its header is there
+				_, list, _ = bytes.Cut(list, []byte("\r\n"))
+			}
+			kept = true
 			if _, err := keep.Write(list); err != nil {
 				return err
 			}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,6 +87,55 @@ func TestAnImportIsWhatAReplayIs(t *testing.T) {
 	}
 	t.Logf("%d rows became %d events of %d people, as over HTTP and as SQL says, in spite of %d kills; until applied, the import took %.1f s, the replay %.1f s\n%s",
 		c.Rows, c.Events, c.Profiles, kills, c.Took.Seconds(), c.Replay.Seconds(), v.logs.text())
+}
+
+func TestImportTellsWhatIsRejected(t *testing.T) {
+	t.Parallel()
+	at := serveSegments(t)
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	mapping := write("people.yaml", "version: 1\nrules:\n- event: {type: identify, userId: $.id, traits: {name: $.name}}\n")
+	good := write("good.csv", "id,name\nada,Ada\nbob,Bob\n")
+	bad := write("bad.csv", "id,name\n,Nobody\n,\ncyd,Cyd\ndan\n")
+	rejected := filepath.Join(dir, "rejected.csv")
+	env := map[string]string{"MUBATCH_URL": at.URL, "MUBATCH_API_KEY": at.SecretKey}
+	for _, tc := range []struct {
+		args []string
+		code int
+		want []string
+	}{
+		{[]string{good}, 0, []string{"done: 2 rows, 2 events", "0 rejected"}},
+		{[]string{good}, 0, []string{"was imported before, as imp_1"}},
+		{[]string{"-rejected", rejected, good, bad, bad}, rowsRejected, []string{"4 rows, 1 events", "3 rejected", "2  missing_id", "1  wrong_columns"}},
+		{[]string{filepath.Join(dir, "none.csv")}, 1, []string{"no such file"}},
+		{[]string{"-source", "none", good}, 1, []string{"#/source is no source"}},
+		{[]string{"-mapping", good, good}, 1, []string{"#/mapping is not valid"}},
+		{[]string{"file:a.csv"}, 1, []string{"allows no folder"}},
+		{nil, 2, []string{"name the files"}},
+	} {
+		var out bytes.Buffer
+		args := append([]string{"import", "-source", "website", "-mapping", mapping, "-data", dir}, tc.args...)
+		code := run(t.Context(), commands(), args, stdio{&out, &out, func(name string) string { return env[name] }})
+		if code != tc.code {
+			t.Errorf("%v ends with %d, want %d:\n%s", tc.args, code, tc.code, &out)
+		}
+		for _, want := range tc.want {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("%v does not say %q:\n%s", tc.args, want, &out)
+			}
+		}
+	}
+	text, err := os.ReadFile(rejected)
+	if err != nil || strings.Count(string(text), "\n") != 7 {
+		t.Errorf("the rejected rows are %v:\n%s", err, text)
+	}
 }
 
 // importedRows is how far the import of a workspace is, 0 while nobody tells.

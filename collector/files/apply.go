@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"strings"
 	"time"
@@ -94,6 +95,10 @@ func (a *applying) find(ctx context.Context, from place) error {
 	if err != nil {
 		return err
 	}
+	listing := hashOf(list)
+	if last, ok := a.listings.Load(a.ID); ok && last == listing {
+		return nil // as it was noted
+	}
 	names, versions, sizes := make([]string, len(list)), make([]string, len(list)), make([]int64, len(list))
 	for i, o := range list {
 		names[i], versions[i], sizes[i] = strings.ToValidUTF8(o.Name, "\uFFFD"), o.Version, o.Size
@@ -108,7 +113,24 @@ func (a *applying) find(ctx context.Context, from place) error {
 	if _, err := a.pool.Exec(ctx, query, args); err != nil {
 		return fmt.Errorf("note the files of an import: %w", err)
 	}
+	if a.Watch != nil {
+		a.listings.Store(a.ID, listing)
+	}
 	return nil
+}
+
+var listingSeed = maphash.MakeSeed()
+
+func hashOf(list []object) uint64 {
+	var h maphash.Hash
+	h.SetSeed(listingSeed)
+	for _, o := range list {
+		for _, part := range []string{o.Name, o.Version} {
+			_, _ = h.WriteString(part) // never fails
+			_ = h.WriteByte(0)         // never fails
+		}
+	}
+	return h.Sum64()
 }
 
 // next returns the first file that is not read to its end, or nil.
@@ -263,7 +285,7 @@ func (a *applying) waitForLanes(ctx context.Context) error {
 	if time.Since(a.looked) < 100*time.Millisecond {
 		return nil
 	}
-	for {
+	for began, told := time.Now(), false; ; {
 		asOf, err := a.lanes.AsOf(ctx)
 		if err != nil && ctx.Err() != nil {
 			return err
@@ -272,9 +294,25 @@ func (a *applying) waitForLanes(ctx context.Context) error {
 			a.looked = time.Now()
 			return nil
 		}
+		if time.Since(began) > longWait && !told {
+			told = true
+			a.tell(ctx, "events are applied late: it waits until they are not")
+		}
 		if sleep(ctx, 50*time.Millisecond); ctx.Err() != nil {
 			return ctx.Err()
 		}
+	}
+}
+
+// longWait is how long an import waits before it says why.
+const longWait = 5 * time.Second
+
+// tell says why an import waits, until its next batch is in.
+func (a *applying) tell(ctx context.Context, reason string) {
+	const query = `UPDATE imports SET reason = @reason, rows_per_second = 0 WHERE id = @id AND lease_owner = @owner AND state = 'running'`
+	args := pgx.StrictNamedArgs{"id": a.ID, "owner": a.owner, "reason": reason}
+	if _, err := a.pool.Exec(ctx, query, args); err != nil && ctx.Err() == nil {
+		a.log.WarnContext(ctx, "it could not be told why an import waits", "import", a.ID, "err", err)
 	}
 }
 
@@ -283,7 +321,11 @@ func (a *applying) take(ctx context.Context, events [][]byte) ([]collector.Resul
 	if len(events) == 0 {
 		return nil, nil
 	}
-	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+	const longest = 5 * time.Second
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, longest) {
+		if pause == longest {
+			a.tell(ctx, "events cannot be stored for now: it tries again")
+		}
 		results, err := a.in.Take(ctx, a.grant, time.Now(), events)
 		if err == nil || !errors.Is(err, collector.ErrBusy) && !errors.Is(err, collector.ErrUnavailable) {
 			return results, err

@@ -30,8 +30,12 @@ type place interface {
 	open(ctx context.Context, o object) (content, io.Closer, error)
 }
 
-// maxFiles bounds one import, and what one look at a watched place finds.
-const maxFiles = 10_000
+// maxFiles bounds what is at a location.
+const maxFiles = 100_000
+
+func tooManyFiles() error {
+	return badFile("too_many_files", "there are more than %d files; name a narrower folder, prefix or pattern", maxFiles)
+}
 
 // Location says where files are: a folder of the operator's, or a bucket.
 type Location struct {
@@ -137,7 +141,7 @@ func (f *folder) list(ctx context.Context) ([]object, error) {
 			return nil // gone, out of reach, or not complete
 		}
 		if list = append(list, object{name, versionOf(info), info.Size()}); len(list) > maxFiles {
-			return badFile("too_many_files", "there are more than %d files; import them folder by folder", maxFiles)
+			return tooManyFiles()
 		}
 		return nil
 	})

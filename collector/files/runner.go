@@ -59,6 +59,8 @@ type Runner struct {
 	lanes freshness
 	log   *slog.Logger
 	rows  *prometheus.CounterVec
+
+	listings sync.Map // by the id of a watched import: a hash of what was found last
 }
 
 // NewRunner returns a runner that hands events to in, no faster than lanes shows that they are applied.

@@ -60,7 +60,7 @@ func (b *bucket) list(ctx context.Context) ([]object, error) {
 			return nil, fromS3("list the bucket", o.Err)
 		case strings.HasSuffix(o.Key, "/") || !b.at.matches(o.Key) || incomplete(o.Key):
 		case len(list) == maxFiles:
-			return nil, badFile("too_many_files", "there are more than %d files; import them prefix by prefix", maxFiles)
+			return nil, tooManyFiles()
 		default:
 			list = append(list, object{o.Key, strings.Trim(o.ETag, `"`), o.Size})
 		}
