@@ -24,7 +24,7 @@ import (
 // arrays, maps objects, and bytes that are no text base64. What is null is no member at all.
 type parquetReader struct {
 	file  *parquet.File
-	rows  *parquet.Reader
+	rows  *parquet.GenericReader[any]
 	from  *ranges
 	root  *parquetNode
 	size  int64
@@ -93,7 +93,7 @@ func newParquet(ctx context.Context, c content, read *atomic.Int64, at Position)
 		return nil, badFile("too_many_columns", "there are %d columns; from 1 to %d are read", columns, maxColumns)
 	}
 	p.cols = make([][]parquet.Value, columns)
-	p.rows = parquet.NewReader(f)
+	p.rows = parquet.NewGenericReader[any](f)
 	if err := p.rows.SeekToRow(at.Row); err != nil {
 		return nil, from.damaged(err)
 	}

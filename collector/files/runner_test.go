@@ -101,6 +101,7 @@ func (present) AsOf(context.Context) (time.Time, error) { return time.Now(), nil
 type plain struct{}
 
 func (plain) Seal(_ int32, _ int64, text []byte) []byte { return append([]byte("sealed "), text...) }
+
 func (plain) Open(_ int32, _ int64, text []byte) ([]byte, error) {
 	return bytes.TrimPrefix(text, []byte("sealed ")), nil
 }
