@@ -107,6 +107,8 @@ func newSite(t *testing.T) *site {
 func (s *site) launch() {
 	s.server = exec.Command(os.Args[0], "serve")
 	s.server.Env, s.server.Stdout, s.server.Stderr = s.env, s.logs, s.logs
+	s.server.SysProcAttr = &syscall.SysProcAttr{}
+	dieWithUs(s.server.SysProcAttr, syscall.SIGKILL)
 	if err := s.server.Start(); err != nil {
 		s.t.Errorf("start the server: %v", err)
 	}
@@ -272,6 +274,7 @@ func (s *site) browse(page string) {
 		"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--remote-debugging-port=0",
 		"--user-data-dir="+s.t.TempDir(), s.pages+"/"+page+"?"+query)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // it has children
+	dieWithUs(cmd.SysProcAttr, syscall.SIGKILL)
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
