@@ -20,6 +20,7 @@ type computedJSON struct {
 	Revision    int            `json:"revision"`
 	Status      string         `json:"status"`
 	Progress    float64        `json:"progress"`
+	Public      bool           `json:"public"`
 	CreatedAt   timestamp      `json:"created_at"`
 	UpdatedAt   timestamp      `json:"updated_at"`
 }
@@ -31,7 +32,7 @@ func showComputed(t profiles.ComputedTrait) computedJSON {
 	}
 	return computedJSON{
 		formatID(computedID, t.ID), t.Key, t.Name, t.Description, t.Value, t.Version, t.Revision, status, t.Progress,
-		timestamp(t.CreatedAt), timestamp(t.UpdatedAt),
+		t.Public, timestamp(t.CreatedAt), timestamp(t.UpdatedAt),
 	}
 }
 
@@ -83,12 +84,13 @@ func createComputed(c *call) (answer, error) {
 		Name        string         `json:"name" validate:"required,max=200"`
 		Description string         `json:"description" validate:"max=2000"`
 		Value       jsontext.Value `json:"value" validate:"required"`
+		Public      bool           `json:"public"`
 	}
 	if err := c.decode(&in); err != nil {
 		return answer{}, err
 	}
 	t, err := c.computed.Create(c.Context(), c.workspace(), profiles.ComputedDefinition{
-		Key: in.Key, Name: in.Name, Description: in.Description, Value: in.Value,
+		Key: in.Key, Name: in.Name, Description: in.Description, Value: in.Value, Public: in.Public,
 	})
 	return replyComputed(http.StatusCreated, t, err)
 }
@@ -110,6 +112,7 @@ func updateComputed(c *call) (answer, error) {
 		Name        *string        `json:"name" validate:"omitnil,min=1,max=200"`
 		Description *string        `json:"description" validate:"omitnil,max=2000"`
 		Value       jsontext.Value `json:"value"`
+		Public      *bool          `json:"public"`
 	}
 	if err := c.decode(&in); err != nil {
 		return answer{}, err
@@ -118,7 +121,7 @@ func updateComputed(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	change := profiles.ComputedChange{Name: in.Name, Description: in.Description, Value: in.Value}
+	change := profiles.ComputedChange{Name: in.Name, Description: in.Description, Value: in.Value, Public: in.Public}
 	if change.IfRevision, err = c.ifMatch(); err != nil {
 		return answer{}, err
 	}

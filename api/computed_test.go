@@ -39,8 +39,22 @@ func TestComputedTraitsAreMadeAndChanged(t *testing.T) {
 		t.Errorf("changed to %s", other.Body)
 	}
 
+	for _, path := range []string{"/api/v1/computed_traits/refunds", "/api/v1/segments/acme-buyers"} {
+		if got := w.as(w.acme, "GET", path, "").want(200); string(got.at("public")) != "false" {
+			t.Errorf("%s is public without being marked: %s", path, got.Body)
+		}
+		for _, public := range []string{"true", "false", "true"} {
+			got := w.as(w.acme, "PATCH", path, `{"public":`+public+`}`).want(200)
+			if string(got.at("public")) != public || string(got.at("version")) == "3" {
+				t.Errorf("marked %s: %s", public, got.Body)
+			}
+		}
+		if got := w.as(w.acme, "PATCH", path, `{"description":"d"}`).want(200); string(got.at("public")) != "true" {
+			t.Errorf("the mark is lost by another change: %s", got.Body)
+		}
+	}
 	w.as(w.acme, "DELETE", "/api/v1/computed_traits/refunds", "", header("If-Match", `"1"`)).want(412, "changed")
-	w.as(w.acme, "DELETE", "/api/v1/computed_traits/refunds", "", header("If-Match", `"3"`)).want(204)
+	w.as(w.acme, "DELETE", "/api/v1/computed_traits/refunds", "").want(204)
 	w.as(w.acme, "DELETE", "/api/v1/computed_traits/refunds", "").want(404, "not_found")
 	if got := w.behaviours(); len(got) == 0 || !strings.HasSuffix(got[len(got)-1], "retired") {
 		t.Errorf("counted: %v", got)

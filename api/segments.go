@@ -25,6 +25,7 @@ type segmentJSON struct {
 	Progress    float64        `json:"progress"`
 	Build       *buildJSON     `json:"build"`
 	Members     int64          `json:"members"`
+	Public      bool           `json:"public"`
 	CreatedAt   timestamp      `json:"created_at"`
 	UpdatedAt   timestamp      `json:"updated_at"`
 	AsOf        *timestamp     `json:"as_of"`
@@ -53,7 +54,7 @@ func showSegment(s profiles.StoredSegment) segmentJSON {
 	}
 	return segmentJSON{
 		formatID(segmentID, s.ID), s.Key, s.Name, s.Description, s.Rule, s.Version, s.Revision, status, s.Progress, build, s.Members,
-		timestamp(s.CreatedAt), timestamp(s.UpdatedAt), unlessZero(s.AsOf),
+		s.Public, timestamp(s.CreatedAt), timestamp(s.UpdatedAt), unlessZero(s.AsOf),
 	}
 }
 
@@ -136,12 +137,13 @@ func createSegment(c *call) (answer, error) {
 		Name        string         `json:"name" validate:"required,max=200"`
 		Description string         `json:"description" validate:"max=2000"`
 		Rule        jsontext.Value `json:"rule" validate:"required"`
+		Public      bool           `json:"public"`
 	}
 	if err := c.decode(&in); err != nil {
 		return answer{}, err
 	}
 	s, err := c.segments.Create(c.Context(), c.workspace(), profiles.SegmentDefinition{
-		Key: in.Key, Name: in.Name, Description: in.Description, Rule: in.Rule,
+		Key: in.Key, Name: in.Name, Description: in.Description, Rule: in.Rule, Public: in.Public,
 	})
 	return replySegment(http.StatusCreated, s, err)
 }
@@ -163,11 +165,12 @@ func replaceSegment(c *call) (answer, error) {
 		Name        string         `json:"name" validate:"required,max=200"`
 		Description string         `json:"description" validate:"max=2000"`
 		Rule        jsontext.Value `json:"rule" validate:"required"`
+		Public      bool           `json:"public"`
 	}
 	if err := c.decode(&in); err != nil {
 		return answer{}, err
 	}
-	return c.changeSegment(profiles.SegmentChange{Name: &in.Name, Description: &in.Description, Rule: in.Rule})
+	return c.changeSegment(profiles.SegmentChange{Name: &in.Name, Description: &in.Description, Rule: in.Rule, Public: &in.Public})
 }
 
 func updateSegment(c *call) (answer, error) {
@@ -175,11 +178,12 @@ func updateSegment(c *call) (answer, error) {
 		Name        *string        `json:"name" validate:"omitnil,min=1,max=200"`
 		Description *string        `json:"description" validate:"omitnil,max=2000"`
 		Rule        jsontext.Value `json:"rule"`
+		Public      *bool          `json:"public"`
 	}
 	if err := c.decode(&in); err != nil {
 		return answer{}, err
 	}
-	return c.changeSegment(profiles.SegmentChange{Name: in.Name, Description: in.Description, Rule: in.Rule})
+	return c.changeSegment(profiles.SegmentChange{Name: in.Name, Description: in.Description, Rule: in.Rule, Public: in.Public})
 }
 
 func (c *call) changeSegment(change profiles.SegmentChange) (answer, error) {

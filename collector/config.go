@@ -23,6 +23,8 @@ type Config struct {
 	// TrustedProxies may name the client in X-Forwarded-For. Of its addresses the last one that is not theirs counts.
 	TrustedProxies []netip.Prefix
 
+	VisitorsPerSecond int // of one source and process whose token or segments are looked up in Postgres; default 500
+
 	DirectoryFile   string        // where the write keys are kept for times without Postgres; default none
 	DirectoryMaxAge time.Duration // how long they may be used without Postgres; default 24 h
 }
@@ -34,6 +36,7 @@ func (c Config) withDefaults() Config {
 	c.MaxBodyBytes = cmp.Or(c.MaxBodyBytes, 550<<10)
 	c.MaxEventBytes = cmp.Or(c.MaxEventBytes, 36<<10)
 	c.MaxEvents = cmp.Or(c.MaxEvents, 2500)
+	c.VisitorsPerSecond = cmp.Or(c.VisitorsPerSecond, 500)
 	c.DirectoryMaxAge = cmp.Or(c.DirectoryMaxAge, 24*time.Hour)
 	return c
 }

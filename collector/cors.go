@@ -3,8 +3,8 @@ package collector
 import "net/http"
 
 // cors lets pages of any origin send events. Origin and the requested headers are echoed, because "*" covers neither
-// credentials nor Authorization, both of which SDKs send. That is safe: a write key lets nobody read, and no cookie
-// means anything here.
+// credentials nor Authorization, both of which SDKs send. That is safe: a write key lets nobody read, no cookie means
+// anything here, and what a visitor may read takes a token that a page of another origin does not have.
 func cors(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()

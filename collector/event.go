@@ -109,6 +109,8 @@ type shared struct {
 	sentAt       []byte    // canonical, or nil
 	sanitized    int       // characters replaced in context, integrations and sentAt
 	maxBytes     int       // of an event
+
+	visitor *visitorClaim // nil: no token is asked for
 }
 
 // cleaned is an event that is fit to be kept.

@@ -30,6 +30,7 @@ type Handler struct {
 	log      *slog.Logger
 	bytes    budget
 	requests *prometheus.CounterVec
+	visitors *visitors
 }
 
 // NewHandler returns a handler that knows its clients by keys and answers when their events are in.
@@ -37,6 +38,7 @@ func NewHandler(cfg Config, keys *Directory, in *Intake, reg prometheus.Register
 	h := &Handler{cfg: cfg.withDefaults(), keys: keys, in: in, log: log}
 	h.bytes.limit = h.cfg.MaxInFlightBytes
 	h.requests = newRequestMetrics(reg, &h.bytes)
+	h.visitors = newVisitors(h.cfg, keys, reg, log)
 	return h
 }
 
@@ -47,6 +49,7 @@ func (h *Handler) Routes(r chi.Router) {
 		h.segmentRoutes(r)
 		h.rudderstackRoutes(r)
 		h.jitsuRoutes(r)
+		get(r, "/v1/me", h.answer(DialectSegment, h.me))
 	})
 	tag.Routes(r)
 }

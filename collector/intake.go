@@ -121,6 +121,9 @@ func (in *Intake) take(ctx context.Context, g Grant, of shared, events []incomin
 		results[i] = Result{Index: i, MessageID: e.messageID, Generated: e.generated, Status: Accepted, kind: e.kind}
 		msgs = append(msgs, in.route(&e, g, of.received))
 	}
+	if of.visitor != nil {
+		of.visitor.claim(ctx, msgs) // while nobody can have seen these events: from then on the visitor is known
+	}
 	if err := in.commit(ctx, msgs, results); err != nil {
 		return nil, err
 	}

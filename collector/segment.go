@@ -95,6 +95,7 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, batch bool, di
 		}
 	}
 	d.grant, d.of = g, h.shared(r, received, g)
+	d.of.visitor = h.visitors.asked(r, g)
 	return d, g.mustSpeak(dialects...)
 }
 
@@ -134,7 +135,7 @@ func (h *Handler) takeSingle(w http.ResponseWriter, r *http.Request, d *delivery
 	if results[0].Status == Rejected {
 		return rejected(results)
 	}
-	return succeed(w, r, results)
+	return succeedFor(w, r, results, d.of.visitor)
 }
 
 // batch takes many events. One that is rejected does not concern the others.
@@ -159,7 +160,7 @@ func (h *Handler) takeBatch(w http.ResponseWriter, r *http.Request, d *delivery)
 	if len(results) > 0 && !slices.ContainsFunc(results, func(res Result) bool { return res.Status == Accepted }) {
 		return rejected(results)
 	}
-	return succeed(w, r, results)
+	return succeedFor(w, r, results, d.of.visitor)
 }
 
 // add takes in what the batch says for all of its events.
@@ -219,19 +220,29 @@ var success = []byte(`{"success":true}`)
 // succeed answers that the events are durable. What became of each is told if one was rejected, or if asked for with
 // ?results=all.
 func succeed(w http.ResponseWriter, r *http.Request, results []Result) error {
+	return succeedFor(w, r, results, nil)
+}
+
+// succeedFor is succeed for a request that may have asked for the token of its visitor.
+func succeedFor(w http.ResponseWriter, r *http.Request, results []Result, visitor *visitorClaim) error {
 	answer := success
 	all := r.URL.RawQuery != "" && r.URL.Query().Get("results") == "all"
 	for i := 0; i < len(results) && !all; i++ {
 		all = results[i].Status == Rejected
 	}
-	if all {
+	token := visitor.granted()
+	if all || token != nil {
 		if results == nil {
 			results = []Result{}
 		}
+		if !all {
+			results = nil
+		}
 		b, err := json.Marshal(struct {
-			Success bool     `json:"success"`
-			Results []Result `json:"results"`
-		}{true, results})
+			Success bool          `json:"success"`
+			Results []Result      `json:"results,omitzero"`
+			Visitor *visitorToken `json:"visitor,omitempty"`
+		}{true, results, token})
 		if err != nil {
 			return fmt.Errorf("marshal results: %w", err)
 		}

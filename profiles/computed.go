@@ -29,6 +29,7 @@ type ComputedTrait struct {
 	Version     int            // counts the changes of Value
 	Revision    int            // counts all changes
 	LiveVersion int            // the version that profiles show; 0 while there has been none
+	Public      bool           // visitors may be told their own
 	CreatedAt   time.Time
 	UpdatedAt   time.Time
 
@@ -56,6 +57,7 @@ type ComputedDefinition struct {
 	Name        string
 	Description string
 	Value       jsontext.Value
+	Public      bool
 }
 
 // Create makes a computed trait. The error is a [*rule.Error] if its value is not one, and [ErrExists] if the key is taken.
@@ -70,13 +72,13 @@ func (s *ComputedTraits) Create(ctx context.Context, workspace int32, d Computed
 			return 0, err
 		}
 		const query = `
-			INSERT INTO computed_traits (workspace_id, key, name, description, value, behaviour_id)
-			VALUES (@workspace, @key, @name, @description, @value, @behaviour)
+			INSERT INTO computed_traits (workspace_id, key, name, description, value, behaviour_id, public)
+			VALUES (@workspace, @key, @name, @description, @value, @behaviour, @public)
 			ON CONFLICT (workspace_id, key) DO NOTHING
 			RETURNING id`
 		err = tx.QueryRow(ctx, query, pgx.StrictNamedArgs{
 			"workspace": workspace, "key": d.Key, "name": d.Name, "description": d.Description, "value": value,
-			"behaviour": behaviour,
+			"behaviour": behaviour, "public": d.Public,
 		}).Scan(&id)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return 0, ErrExists
@@ -97,6 +99,7 @@ type ComputedChange struct {
 	Name        *string
 	Description *string
 	Value       jsontext.Value
+	Public      *bool
 }
 
 // Update changes a computed trait. If its value says something else then, it has a new version, which is built while
@@ -115,14 +118,17 @@ func (s *ComputedTraits) Update(ctx context.Context, workspace int32, ref Comput
 		if err != nil {
 			return 0, err
 		}
-		name, description := old.Name, old.Description
+		name, description, public := old.Name, old.Description, old.Public
 		if c.Name != nil {
 			name = *c.Name
 		}
 		if c.Description != nil {
 			description = *c.Description
 		}
-		args := pgx.StrictNamedArgs{"id": old.ID, "name": name, "description": description}
+		if c.Public != nil {
+			public = *c.Public
+		}
+		args := pgx.StrictNamedArgs{"id": old.ID, "name": name, "description": description, "public": public}
 		if parsed != nil {
 			canonical, err := parsed.MarshalJSON()
 			if err != nil {
@@ -136,6 +142,7 @@ func (s *ComputedTraits) Update(ctx context.Context, workspace int32, ref Comput
 					UPDATE computed_traits
 					SET name         = @name,
 					    description  = @description,
+					    public       = @public,
 					    value        = @value,
 					    behaviour_id = @behaviour,
 					    version      = version + 1,
@@ -146,13 +153,14 @@ func (s *ComputedTraits) Update(ctx context.Context, workspace int32, ref Comput
 				return old.ID, err
 			}
 		}
-		if name == old.Name && description == old.Description {
+		if name == old.Name && description == old.Description && public == old.Public {
 			return old.ID, nil
 		}
 		const query = `
 			UPDATE computed_traits
 			SET name        = @name,
 			    description = @description,
+			    public      = @public,
 			    revision    = revision + 1,
 			    updated_at  = now()
 			WHERE id = @id`
@@ -261,13 +269,13 @@ func lockComputed(ctx context.Context, tx pgx.Tx, workspace int32, ref ComputedR
 }
 
 const selectComputed = `
-		SELECT id, key, name, description, value, version, revision, live_version, created_at, updated_at
+		SELECT id, key, name, description, value, version, revision, live_version, public, created_at, updated_at
 		FROM computed_traits`
 
 func scanComputed(row pgx.CollectableRow) (c ComputedTrait, err error) {
 	var stored []byte
-	err = row.Scan(&c.ID, &c.Key, &c.Name, &c.Description, &stored, &c.Version, &c.Revision, &c.LiveVersion, &c.CreatedAt,
-		&c.UpdatedAt)
+	err = row.Scan(&c.ID, &c.Key, &c.Name, &c.Description, &stored, &c.Version, &c.Revision, &c.LiveVersion, &c.Public,
+		&c.CreatedAt, &c.UpdatedAt)
 	if err != nil {
 		return ComputedTrait{}, err
 	}
@@ -396,12 +404,17 @@ type computedValue struct {
 // Computed returns the computed traits of a workspace that are live. It is to be asked before the profiles are read to which
 // it is applied: what a profile has kept for a version that is live no more may be dropped.
 func (r *Reader) Computed(ctx context.Context, workspace int32) (ComputedValues, error) {
+	return r.computed(ctx, workspace, false)
+}
+
+// computed returns those that are live, or of them only those that are public.
+func (r *Reader) computed(ctx context.Context, workspace int32, onlyPublic bool) (ComputedValues, error) {
 	const query = `
 		SELECT key, live_value, live_behaviour_id
 		FROM computed_traits
-		WHERE workspace_id = $1 AND live_version > 0
+		WHERE workspace_id = @workspace AND live_version > 0 AND (public OR NOT @only_public)
 		ORDER BY key`
-	rows, _ := r.db.Query(ctx, query, workspace) // err: below
+	rows, _ := r.db.Query(ctx, query, pgx.StrictNamedArgs{"workspace": workspace, "only_public": onlyPublic}) // err: below
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c computedValue, err error) {
 		var stored []byte
 		if err := row.Scan(&c.key, &stored, &c.behaviour); err != nil {

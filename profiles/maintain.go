@@ -61,7 +61,8 @@ func (s *Store) Maintain(ctx context.Context, keep Retention) error {
 func (s *Store) maintain(ctx context.Context, keep Retention) error {
 	_, err := s.RotateDedupe(ctx, keep.Dedupe)
 	return errors.Join(err, s.Partition(ctx), s.DropEventsBefore(ctx, time.Now().Add(-keep.Events)), s.renewTombstoneKeys(ctx),
-		s.forgetSuppressed(ctx, time.Now().Add(-keep.Events)), s.foldArrivals(ctx, time.Now()))
+		s.forgetSuppressed(ctx, time.Now().Add(-keep.Events)), s.foldArrivals(ctx, time.Now()),
+		s.forgetVisitorClaims(ctx))
 }
 
 // forgetSuppressed forgets which events were suppressed before t.

@@ -41,6 +41,7 @@ type StoredSegment struct {
 	Revision    int            // counts all changes
 	LiveVersion int            // the version that the members follow; 0 while there has been none
 	Deleting    bool           // it goes when its members have left
+	Public      bool           // visitors may be told that they are in it
 	CreatedAt   time.Time
 	UpdatedAt   time.Time
 
@@ -86,6 +87,7 @@ type SegmentDefinition struct {
 	Name        string
 	Description string
 	Rule        jsontext.Value
+	Public      bool
 }
 
 // Create makes a segment. The error is a [*rule.Error] if the rule is not one, or refers to segments that there are not,
@@ -101,13 +103,13 @@ func (s *Segments) Create(ctx context.Context, workspace int32, d SegmentDefinit
 			return 0, err
 		}
 		const query = `
-			INSERT INTO segments (workspace_id, key, name, description, rule, behaviours)
-			VALUES (@workspace, @key, @name, @description, @rule, @behaviours)
+			INSERT INTO segments (workspace_id, key, name, description, rule, behaviours, public)
+			VALUES (@workspace, @key, @name, @description, @rule, @behaviours, @public)
 			ON CONFLICT (workspace_id, key) DO NOTHING
 			RETURNING id`
 		err = tx.QueryRow(ctx, query, pgx.StrictNamedArgs{
 			"workspace": workspace, "key": d.Key, "name": d.Name, "description": d.Description, "rule": v.rule,
-			"behaviours": v.behaviours,
+			"behaviours": v.behaviours, "public": d.Public,
 		}).Scan(&id)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return 0, ErrExists
@@ -131,6 +133,7 @@ type SegmentChange struct {
 	Name        *string
 	Description *string
 	Rule        jsontext.Value
+	Public      *bool
 }
 
 // Update changes a segment. If its rule says something else then, it has a new version, which is built; a change that
@@ -152,14 +155,17 @@ func (s *Segments) Update(ctx context.Context, workspace int32, ref SegmentRef, 
 		case old.Deleting:
 			return 0, ErrDeleting
 		}
-		name, description := old.Name, old.Description
+		name, description, public := old.Name, old.Description, old.Public
 		if c.Name != nil {
 			name = *c.Name
 		}
 		if c.Description != nil {
 			description = *c.Description
 		}
-		args := pgx.StrictNamedArgs{"id": old.ID, "name": name, "description": description}
+		if c.Public != nil {
+			public = *c.Public
+		}
+		args := pgx.StrictNamedArgs{"id": old.ID, "name": name, "description": description, "public": public}
 		if r != nil {
 			canonical, err := r.MarshalJSON()
 			if err != nil {
@@ -175,6 +181,7 @@ func (s *Segments) Update(ctx context.Context, workspace int32, ref SegmentRef, 
 					UPDATE segments
 					SET name        = @name,
 					    description = @description,
+					    public      = @public,
 					    rule        = @rule,
 					    behaviours  = @behaviours,
 					    version     = version + 1,
@@ -187,13 +194,14 @@ func (s *Segments) Update(ctx context.Context, workspace int32, ref SegmentRef, 
 				return old.ID, addVersion(ctx, tx, old.ID, v.refersTo)
 			}
 		}
-		if name == old.Name && description == old.Description {
+		if name == old.Name && description == old.Description && public == old.Public {
 			return old.ID, nil
 		}
 		const query = `
 			UPDATE segments
 			SET name        = @name,
 			    description = @description,
+			    public      = @public,
 			    revision    = revision + 1,
 			    updated_at  = now()
 			WHERE id = @id`
@@ -404,13 +412,14 @@ func lockSegment(ctx context.Context, tx pgx.Tx, workspace int32, ref SegmentRef
 }
 
 const selectSegment = `
-		SELECT id, key, name, description, rule, version, revision, live_version, deleting, created_at, updated_at
+		SELECT id, key, name, description, rule, version, revision, live_version, deleting, public,
+		       created_at, updated_at
 		FROM segments`
 
 func scanSegment(row pgx.CollectableRow) (s StoredSegment, err error) {
 	var stored []byte
 	err = row.Scan(&s.ID, &s.Key, &s.Name, &s.Description, &stored, &s.Version, &s.Revision, &s.LiveVersion, &s.Deleting,
-		&s.CreatedAt, &s.UpdatedAt)
+		&s.Public, &s.CreatedAt, &s.UpdatedAt)
 	if err != nil {
 		return StoredSegment{}, err
 	}
