@@ -34,9 +34,10 @@ type Config struct {
 	Identities   Identities
 	Replayer     Replayer
 	Committer    Committer
-	ImportKeys   files.Keys   // seals the secrets of buckets
-	Checks       []Check      // of /readyz
-	Metrics      http.Handler // of /metrics
+	ImportKeys   files.Keys      // seals the secrets of buckets
+	Tail         *collector.Tail // of the events as they are accepted; nil: nobody can listen to them
+	Checks       []Check         // of /readyz
+	Metrics      http.Handler    // of /metrics
 	Registerer   prometheus.Registerer
 	Log          *slog.Logger
 
@@ -57,6 +58,7 @@ type API struct {
 	stores stores
 	guard  *guard
 	live   *liveFeeds
+	tail   *collector.Tail
 	log    *slog.Logger
 }
 
@@ -208,6 +210,8 @@ var routes = []route{
 	{method: "GET", pattern: "/destinations/{destination}/activations", scope: Read, handle: listActivations},
 	{method: "GET", pattern: "/destinations/{destination}/deliveries", scope: Read, handle: listDeliveries},
 
+	{method: "GET", pattern: "/events/live", scope: Read, stream: followEvents},
+
 	{method: "GET", pattern: "/traces/{message_id}", scope: Read, handle: getTrace},
 
 	{method: "GET", pattern: "/failed_events", scope: Read, handle: listFailedEvents},
@@ -232,7 +236,7 @@ func New(cfg Config) chi.Router {
 		pool: cfg.Pool, lanes: cfg.Lanes, destinations: cfg.Destinations, identities: cfg.Identities,
 		replayer: cfg.Replayer, committer: cfg.Committer, importKeys: cfg.ImportKeys,
 	}.in(cfg.Pool)
-	a := &API{pool: cfg.Pool, stores: s, guard: newGuard(s.keys), live: newLiveFeeds(s.people, cfg), log: cfg.Log}
+	a := &API{pool: cfg.Pool, stores: s, guard: newGuard(s.keys), live: newLiveFeeds(s.people, cfg), tail: cfg.Tail, log: cfg.Log}
 
 	r := chi.NewRouter()
 	r.Use(identifyRequests, measure(cfg.Registerer), RecoverPanics(cfg.Log), middleware.GetHead)

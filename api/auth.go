@@ -87,6 +87,15 @@ func (id identity) may(scope Scope) bool {
 	return scope != "" && slices.Contains(id.key.Scopes, scope)
 }
 
+// stillMay tells whether whoever sent a request that is being answered for long has the scope by now.
+func (g *guard) stillMay(ctx context.Context, r *http.Request, scope Scope) (bool, error) {
+	id, err := g.identify(ctx, r)
+	if err != nil && toProblem(err).Status == http.StatusUnauthorized {
+		return false, nil
+	}
+	return id.may(scope), err
+}
+
 func errUnauthorized() *problem.Problem {
 	p := problem.New(http.StatusUnauthorized, "unauthorized", "A secret key is required.")
 	p.Detail = "Send a key that is neither revoked nor expired as Authorization: Bearer mub_sk_…"

@@ -27,7 +27,7 @@ const (
 	livePage         = 500 // transitions read at once
 )
 
-// liveFeeds looks for transitions on behalf of everybody who follows a segment, so that many followers cost the database no
+// liveFeeds counts the live feeds, and looks for transitions on behalf of everybody who follows a segment, so that many followers cost the database no
 // more than one. It has no goroutine of its own: whoever looks first looks for all.
 type liveFeeds struct {
 	people    *profiles.Reader
@@ -53,23 +53,23 @@ func newLiveFeeds(people *profiles.Reader, cfg Config) *liveFeeds {
 		workspaces: map[int32]int{}, followers: map[int64]int{}, moves: map[int64]int{},
 		open: promauto.With(cfg.Registerer).NewGauge(prometheus.GaugeOpts{
 			Name: "mubatch_api_live_feeds",
-			Help: "Live feeds of segments that somebody listens to.",
+			Help: "Live feeds of segments and events that somebody listens to.",
 		}),
 	}
 }
 
-// join counts a follower in, unless there are too many. leave counts it out again.
-func (l *liveFeeds) join(workspace int32, segment int64) (leave func(), err error) {
+// join counts a feed in, unless there are too many. leave counts it out again.
+func (l *liveFeeds) join(workspace int32) (leave func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var p *problem.Problem
 	switch {
 	case l.workspaces[workspace] >= maxLive:
 		p = problem.New(http.StatusTooManyRequests, "too_many_feeds", "The workspace has too many live feeds.")
-		p.Detail = fmt.Sprintf("There may be %d at a time. End one, or read the feed in pages.", maxLive)
+		p.Detail = fmt.Sprintf("There may be %d at a time. End one, or read in pages.", maxLive)
 	case l.all >= maxLiveOfAll:
 		p = problem.New(http.StatusServiceUnavailable, "unavailable", "This cannot be done for now.")
-		p.Detail = "There are too many live feeds. Try again later, or read the feed in pages."
+		p.Detail = "There are too many live feeds. Try again later, or read in pages."
 	}
 	if p != nil {
 		p.RetryAfter = 10 * time.Second
@@ -77,16 +77,26 @@ func (l *liveFeeds) join(workspace int32, segment int64) (leave func(), err erro
 	}
 	l.all++
 	l.workspaces[workspace]++
-	l.followers[segment]++
 	l.open.Inc()
 	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.all--
 		less(l.workspaces, workspace)
-		less(l.followers, segment)
 		l.open.Dec()
 	}, nil
+}
+
+// follow has somebody look for transitions of a segment, until ended.
+func (l *liveFeeds) follow(segment int64) (end func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.followers[segment]++
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		less(l.followers, segment)
+	}
 }
 
 func less[K comparable](counts map[K]int, k K) {
@@ -173,11 +183,12 @@ func followSegment(a *API, c *call, w *streamWriter) error {
 	if err != nil {
 		return err
 	}
-	leave, err := a.live.join(c.workspace(), seg.ID)
+	leave, err := a.live.join(c.workspace())
 	if err != nil {
 		return err
 	}
 	defer leave()
+	defer a.live.follow(seg.ID)()
 
 	w.head(eventStream)
 	w.Header().Set("X-Accel-Buffering", "no")
@@ -253,12 +264,11 @@ func (f *liveFeed) run() error {
 
 // mayGoOn returns why not, or nothing.
 func (f *liveFeed) mayGoOn(ctx context.Context) (reason string, err error) {
-	id, err := f.guard.identify(ctx, f.Request)
-	switch {
-	case err != nil && toProblem(err).Status == http.StatusUnauthorized, err == nil && !id.may(Read):
-		return endedUnauthorized, nil
+	switch may, err := f.guard.stillMay(ctx, f.Request, Read); {
 	case err != nil:
 		return "", err
+	case !may:
+		return endedUnauthorized, nil
 	}
 	_, err = f.segments.Find(ctx, f.workspace(), profiles.SegmentRef{ID: f.segment})
 	if missing(err) {

@@ -62,8 +62,10 @@ func showProfile(p *profiles.Profile, segments map[int64]activation.Segment, com
 }
 
 // find returns the profile that the path names.
-func (c *call) find() (*profiles.Profile, error) {
-	ref := c.param("profile")
+func (c *call) find() (*profiles.Profile, error) { return c.profileRef(c.param("profile")) }
+
+// profileRef returns the profile of an id or an identifier.
+func (c *call) profileRef(ref string) (*profiles.Profile, error) {
 	if strings.HasPrefix(ref, "p_") {
 		id, err := profiles.ParseKey(ref)
 		if err != nil || id.String() != ref {

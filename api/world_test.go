@@ -45,6 +45,7 @@ type world struct {
 	stop    chan struct{} // closed: the server is about to stop
 
 	stream    *collector.Stream
+	tail      *collector.Tail // not running
 	committer *collector.Committer
 
 	stopCommits func()
@@ -74,6 +75,7 @@ func newWorld(t testing.TB) *world {
 	rdb, prefix := redistest.New(t)
 	cfg := collector.Config{Prefix: prefix, Lanes: lanes, AllowDegraded: true}
 	w.stream = collector.NewStream(cfg.Stream(), rdb)
+	w.tail = collector.NewTail(w.stream, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	w.committer = collector.NewCommitter(cfg, w.stream, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	w.stopCommits = run(t, w.committer.Run)
 	outbound := activation.Outbound{AllowPrivate: true}
@@ -83,7 +85,8 @@ func newWorld(t testing.TB) *world {
 	w.router.Post("/v1/anything-else", func(http.ResponseWriter, *http.Request) {}) // as the collector's are, beside the API
 	w.router.Mount("/", api.New(api.Config{
 		Pool: w.pool, Destinations: w.destinations, Lanes: lanes,
-		Identities: profiles.NewStore(w.pool, profiles.Config{Lanes: lanes}, nil, nil, nil), Replayer: w.replay, Committer: w.committer, ImportKeys: importKeys{w.ring}, Registerer: w.metrics,
+		Identities: profiles.NewStore(w.pool, profiles.Config{Lanes: lanes}, nil, nil, nil), Replayer: w.replay, Committer: w.committer,
+		ImportKeys: importKeys{w.ring}, Tail: w.tail, Registerer: w.metrics,
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Stopping: w.stop, Heartbeat: time.Second,
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/plain; version=0.0.4")

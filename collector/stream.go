@@ -321,6 +321,103 @@ func (s *Stream) State(ctx context.Context, lane int) (State, error) {
 	return State{Exists: true, Last: last, Length: info.Length, RunID: runID}, nil
 }
 
+// Ends returns the offset generated last in each lane, also if that entry is gone.
+func (s *Stream) Ends(ctx context.Context) ([]Offset, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
+	defer cancel()
+	pipe := s.rdb.Pipeline()
+	cmds := make([]*redis.XInfoStreamCmd, len(s.keys))
+	for lane, key := range s.keys {
+		cmds[lane] = pipe.XInfoStream(ctx, key)
+	}
+	_, _ = pipe.Exec(ctx) // its error is the first of those of the commands
+	ends := make([]Offset, len(s.keys))
+	for lane, cmd := range cmds {
+		info, err := cmd.Result()
+		if err != nil && strings.Contains(err.Error(), "no such key") {
+			continue
+		}
+		if err == nil {
+			ends[lane], err = ParseOffset(info.LastGeneratedID)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("find the end of lane %d: %w", lane, err)
+		}
+	}
+	return ends, nil
+}
+
+// Holds tells whether the entry at an offset of a lane is still there. As long as it is, nothing behind it was trimmed.
+func (s *Stream) Holds(ctx context.Context, lane int, at Offset) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
+	defer cancel()
+	found, err := s.rdb.XRangeN(ctx, s.keys[lane], at.String(), at.String(), 1).Result()
+	if err != nil {
+		return false, fmt.Errorf("look for %v in lane %d: %w", at, lane, err)
+	}
+	return len(found) > 0, nil
+}
+
+// ReadAll returns what follows in each of the lanes, at most maxEntries entries a lane. If there is nothing in any it waits for
+// up to block, which is made to lie between 1 ms and 1 s. Of a cluster no one node can be asked for all lanes: there it
+// asks again every 20 ms.
+func (s *Stream) ReadAll(ctx context.Context, after []Offset, maxEntries int, block time.Duration) (byLane [][]Entry, err error) {
+	block = min(max(block, minBlock), maxBlock)
+	byLane = make([][]Entry, len(s.keys))
+	take := func(key string, messages []redis.XMessage) error {
+		lane := slices.Index(s.keys, key)
+		for _, m := range messages {
+			e, err := entry(m)
+			if err != nil {
+				return fmt.Errorf("read lane %d: %w", lane, err)
+			}
+			byLane[lane] = append(byLane[lane], e)
+		}
+		return nil
+	}
+	if _, cluster := s.rdb.(*redis.ClusterClient); cluster {
+		for deadline := time.Now().Add(block); ; {
+			pipe := s.rdb.Pipeline()
+			cmds := make([]*redis.XStreamSliceCmd, len(s.keys))
+			for lane, key := range s.keys {
+				cmds[lane] = pipe.XRead(ctx, &redis.XReadArgs{Streams: []string{key, after[lane].String()}, Count: int64(maxEntries), Block: -1})
+			}
+			_, _ = pipe.Exec(ctx) // its error is the first of those of the commands
+			found := false
+			for lane, cmd := range cmds {
+				reply, err := cmd.Result()
+				if err != nil && !errors.Is(err, redis.Nil) {
+					return nil, fmt.Errorf("read lane %d after %v: %w", lane, after[lane], err)
+				}
+				for _, stream := range reply {
+					found = true
+					if err := take(stream.Stream, stream.Messages); err != nil {
+						return nil, err
+					}
+				}
+			}
+			if found || ctx.Err() != nil || time.Now().After(deadline) {
+				return byLane, nil
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	args := redis.XReadArgs{Streams: slices.Clone(s.keys), Count: int64(maxEntries), Block: block}
+	for _, at := range after {
+		args.Streams = append(args.Streams, at.String())
+	}
+	reply, err := s.rdb.XRead(ctx, &args).Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return nil, fmt.Errorf("read all lanes: %w", err)
+	}
+	for _, stream := range reply {
+		if err := take(stream.Stream, stream.Messages); err != nil {
+			return nil, err
+		}
+	}
+	return byLane, nil
+}
+
 // EnsureAfter makes sure that every entry added from now on lies behind offset, as after the loss of the stream or a
 // clock set back. It does so by putting an empty frame at offset, unless the stream is there or further already:
 // Redis decides that in one step, so that the stream can never be set back, as XSETID could.

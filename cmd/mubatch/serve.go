@@ -95,6 +95,7 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 	committer := collector.NewCommitter(collectorCfg, stream, reg, log)
 	intake := collector.NewIntake(collectorCfg, committer, reg)
 	directory := collector.NewDirectory(collectorCfg, pool, reg, log)
+	tail := collector.NewTail(stream, reg, log)
 
 	// Profiles, and who is told of them.
 	ring, err := keyRing(cfg)
@@ -145,6 +146,7 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 			Replayer:     collector.NewReplayer(store, committer),
 			Committer:    committer,
 			ImportKeys:   importKeys{ring},
+			Tail:         tail,
 			Checks:       ready,
 			Metrics:      metrics,
 			Registerer:   reg,
@@ -177,6 +179,12 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 
 	g.Go(func() error { return ended("committer", committer.Run(commitCtx)) })
 	g.Go(func() error { return ended("directory", directory.Run(ctx)) })
+	g.Go(func() error {
+		if !cfg.has(roleAPI) {
+			return nil
+		}
+		return ended("tail", tail.Run(ctx))
+	})
 	if tryInstalling {
 		g.Go(func() error { return ended("install", installLater(ctx, store, installed)) })
 	}
