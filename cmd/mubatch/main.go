@@ -35,6 +35,7 @@ func commands() []command {
 		{"dev", "run on private stores: for trying, developing and testing", runDev(hooks{seed: d.seed, serve: d.serve, demo: demoOn(os.Stdout)})},
 		{"demo", "replay what a real shop sold, and show what becomes of it", runDemo},
 		{"import", "import files of events, through a mapping", runImport},
+		{"tail", "show events as they are accepted", runTail},
 		{"keys", "make, list and revoke keys", runKeys},
 		{"migrate", "bring the database to this version's schema, or tell its version", runMigrate},
 		{"version", "print the version", runVersion},
