@@ -23,6 +23,7 @@ import (
 	"github.com/mubatch/mubatch/activation"
 	"github.com/mubatch/mubatch/collector"
 	"github.com/mubatch/mubatch/collector/files"
+	"github.com/mubatch/mubatch/collector/kafka"
 	"github.com/mubatch/mubatch/profiles"
 )
 
@@ -38,6 +39,7 @@ type Config struct {
 	Tail         *collector.Tail // of the events as they are accepted; nil: nobody can listen to them
 	Checks       []Check         // of /readyz
 	Metrics      http.Handler    // of /metrics
+	Kafka        *kafka.Store    // of the settings of Kafka sources
 	Registerer   prometheus.Registerer
 	Log          *slog.Logger
 
@@ -81,6 +83,7 @@ type stores struct {
 	committer    Committer
 	imports      *files.Store
 	importKeys   files.Keys
+	kafka        *kafka.Store
 }
 
 // in returns the same stores in db, a pool or a transaction.
@@ -95,6 +98,7 @@ func (s stores) in(db database) stores {
 	s.sources = collector.NewSourceStore(db)
 	s.mappings = collector.NewMappingStore(db)
 	s.imports = files.NewStore(db, s.importKeys)
+	s.kafka = s.kafka.In(db)
 	if tx, ok := db.(pgx.Tx); ok {
 		s.destinations = s.destinations.In(tx)
 	}
@@ -152,6 +156,10 @@ var routes = []route{
 	{method: "POST", pattern: "/imports/{import}/pause", scope: Write, handle: pauseImport},
 	{method: "POST", pattern: "/imports/{import}/resume", scope: Write, handle: resumeImport},
 	{method: "POST", pattern: "/imports/{import}/cancel", scope: Write, handle: cancelImport},
+
+	{method: "GET", pattern: "/sources/{source}/kafka", scope: Read, handle: getKafka},
+	{method: "PUT", pattern: "/sources/{source}/kafka", scope: Write, handle: putKafka},
+	{method: "GET", pattern: "/sources/{source}/kafka/rejected", scope: Read, handle: listKafkaRejected},
 
 	{method: "GET", pattern: "/profiles", scope: Read, handle: listProfiles},
 	{method: "GET", pattern: "/profiles/{profile}", scope: Read, handle: getProfile},
@@ -234,7 +242,7 @@ var routes = []route{
 func New(cfg Config) chi.Router {
 	s := stores{
 		pool: cfg.Pool, lanes: cfg.Lanes, destinations: cfg.Destinations, identities: cfg.Identities,
-		replayer: cfg.Replayer, committer: cfg.Committer, importKeys: cfg.ImportKeys,
+		replayer: cfg.Replayer, committer: cfg.Committer, importKeys: cfg.ImportKeys, kafka: cfg.Kafka,
 	}.in(cfg.Pool)
 	a := &API{pool: cfg.Pool, stores: s, guard: newGuard(s.keys), live: newLiveFeeds(s.people, cfg), tail: cfg.Tail, log: cfg.Log}
 

@@ -33,6 +33,7 @@ var actions = map[string]string{
 	"POST /imports/{import}/pause":  "import.pause",
 	"POST /imports/{import}/resume": "import.resume",
 	"POST /imports/{import}/cancel": "import.cancel",
+	"PUT /sources/{source}/kafka":   "source.consume",
 
 	"POST /segments":                  "segment.create",
 	"PUT /segments/{segment}":         "segment.replace",

@@ -118,7 +118,7 @@ func createSource(c *call) (answer, error) {
 	var in struct {
 		Key      string          `json:"key" validate:"required,key"`
 		Name     string          `json:"name" validate:"max=200"`
-		Type     string          `json:"type" validate:"omitempty,oneof=segment"`
+		Type     string          `json:"type" validate:"omitempty,oneof=segment kafka"`
 		Settings *sourceSettings `json:"settings"`
 	}
 	if err := c.decode(&in); err != nil {

@@ -25,6 +25,7 @@ import (
 	"github.com/mubatch/mubatch/api"
 	"github.com/mubatch/mubatch/collector"
 	"github.com/mubatch/mubatch/collector/files"
+	"github.com/mubatch/mubatch/collector/kafka"
 	"github.com/mubatch/mubatch/collector/redistest"
 	"github.com/mubatch/mubatch/migrations/pgtest"
 	"github.com/mubatch/mubatch/profiles"
@@ -86,7 +87,7 @@ func newWorld(t testing.TB) *world {
 	w.router.Mount("/", api.New(api.Config{
 		Pool: w.pool, Destinations: w.destinations, Lanes: lanes,
 		Identities: profiles.NewStore(w.pool, profiles.Config{Lanes: lanes}, nil, nil, nil), Replayer: w.replay, Committer: w.committer,
-		ImportKeys: importKeys{w.ring}, Tail: w.tail, Registerer: w.metrics,
+		ImportKeys: importKeys{w.ring}, Tail: w.tail, Kafka: kafka.NewStore(w.pool, api.KafkaSeals{Ring: w.ring}), Registerer: w.metrics,
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Stopping: w.stop, Heartbeat: time.Second,
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/plain; version=0.0.4")

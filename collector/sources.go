@@ -28,12 +28,15 @@ type Source struct {
 	WorkspaceID int32
 	Key         string // unique in its workspace
 	Name        string
-	Type        string // the dialect it speaks; "segment"
+	Type        string // "segment", or TypeKafka
 	Settings    SourceSettings
 	Enabled     bool // a disabled source's write keys are unknown
 	CreatedAt   time.Time
 	UpdatedAt   time.Time
 }
+
+// TypeKafka is the type of a source whose events come from the topics of a Kafka cluster.
+const TypeKafka = "kafka"
 
 // SourceSettings tell how a source's events are taken.
 type SourceSettings struct {

@@ -24,6 +24,7 @@ import (
 	"github.com/mubatch/mubatch/activation"
 	"github.com/mubatch/mubatch/api"
 	"github.com/mubatch/mubatch/collector"
+	"github.com/mubatch/mubatch/collector/kafka"
 	"github.com/mubatch/mubatch/migrations"
 	"github.com/mubatch/mubatch/profiles"
 )
@@ -103,6 +104,8 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 		return err
 	}
 	outbound := activation.Outbound{AllowPrivate: cfg.allowPrivate}
+	topics := kafka.NewStore(pool, api.KafkaSeals{Ring: ring})
+	consumers := kafka.NewConsumers(topics, intake, activation.NewDialer(outbound, kafka.Ports...).DialContext, reg, log)
 	destinations := activation.NewStore(pool, ring, cfg.lanes, partners(outbound)...)
 	var dispatcher *activation.Dispatcher
 	wake := func() { dispatcher.Wake() }
@@ -147,6 +150,7 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 			Committer:    committer,
 			ImportKeys:   importKeys{ring},
 			Tail:         tail,
+			Kafka:        topics,
 			Checks:       ready,
 			Metrics:      metrics,
 			Registerer:   reg,
@@ -184,6 +188,12 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 			return nil
 		}
 		return ended("tail", tail.Run(ctx))
+	})
+	g.Go(func() error {
+		if !cfg.has(roleCollect) {
+			return nil
+		}
+		return ended("kafka", consumers.Run(ctx))
 	})
 	if tryInstalling {
 		g.Go(func() error { return ended("install", installLater(ctx, store, installed)) })
