@@ -119,12 +119,13 @@ func putKafka(c *call) (answer, error) {
 		faults = append(faults, problem.FieldError{Pointer: "#" + f.Pointer, Code: "invalid", Detail: f.Detail})
 	}
 	if in.Mapping != "" {
-		_, err := collector.NewMappingStore(c.db).Get(c.Context(), c.workspace(), in.Mapping)
+		m, err := collector.NewMappingStore(c.db).Get(c.Context(), c.workspace(), in.Mapping)
 		if missing(err) {
-			faults = append(faults, problem.FieldError{Pointer: "#/mapping", Code: "invalid", Detail: "must be the key of a mapping"})
+			faults = append(faults, problem.FieldError{Pointer: "#/mapping", Code: "invalid", Detail: "must be the key or the id of a mapping"})
 		} else if err != nil {
 			return answer{}, err
 		}
+		in.Mapping = m.Key
 	}
 	if len(faults) > 0 {
 		return answer{}, invalid(faults...)

@@ -1,8 +1,12 @@
 package api_test
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/mubatch/mubatch/collector"
 )
 
 func TestFromWhereASourceConsumesIsKept(t *testing.T) {
@@ -34,6 +38,18 @@ func TestFromWhereASourceConsumesIsKept(t *testing.T) {
 	if got := w.as(w.acme, "GET", path, "").want(200); got.Body != put.Body {
 		t.Errorf("got %s, kept %s", got.Body, put.Body)
 	}
+	mappings := collector.NewMappingStore(w.pool)
+	m, err := mappings.Create(t.Context(), w.acme.ID, collector.Mapping{Key: "orders", Document: "version: 1\nrules: [{event: {type: page, userId: $.user}}]"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := w.as(w.acme, "PUT", path, fmt.Sprintf(`{%s,"mapping":"map_%d"}`, settings, m.ID)).want(200); got.str("mapping") != "orders" {
+		t.Errorf("kept %s", got.Body)
+	}
+	if err := mappings.Delete(t.Context(), w.acme.ID, "orders", 0); !errors.Is(err, collector.ErrInUse) {
+		t.Errorf("a mapping that a source needs is deleted: %v", err)
+	}
+
 	var sealed string
 	if err := w.pool.QueryRow(t.Context(), `SELECT encode(secrets, 'escape') || settings FROM kafka_sources`).Scan(&sealed); err != nil || strings.Contains(sealed, "hunter2") {
 		t.Errorf("the secret is in the table: %v", err)

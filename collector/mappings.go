@@ -152,7 +152,10 @@ func (s *MappingStore) Delete(ctx context.Context, workspaceID int32, ref string
 		WHERE m.id = @id AND m.version = @version AND NOT EXISTS (
 			SELECT FROM sources AS s
 			WHERE s.workspace_id = m.workspace_id
-			  AND s.settings #>> '{webhook,mapping}' IN (m.key, 'map_' || m.id))`
+			  AND s.settings #>> '{webhook,mapping}' IN (m.key, 'map_' || m.id))
+		  AND NOT EXISTS (
+			SELECT FROM kafka_sources AS k
+			WHERE k.workspace_id = m.workspace_id AND k.settings ->> 'mapping' = m.key)`
 	tag, err := s.db.Exec(ctx, query, pgx.StrictNamedArgs{"id": old.ID, "version": old.Version})
 	var pg *pgconn.PgError
 	switch {
