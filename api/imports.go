@@ -15,6 +15,7 @@ import (
 	"github.com/mubatch/mubatch/api/problem"
 	"github.com/mubatch/mubatch/collector"
 	"github.com/mubatch/mubatch/collector/files"
+	"github.com/mubatch/mubatch/collector/mapping"
 )
 
 // uploadPatience is how long a part of a file may take to arrive.
@@ -122,7 +123,7 @@ func (c *call) importID() (int64, error) {
 
 // newImport is how an import is asked for.
 type newImport struct {
-	Source string `json:"source" validate:"required"`
+	Source string `json:"source" validate:"required,max=100"`
 	URL    string `json:"url" validate:"max=2000"`
 	Upload *struct {
 		Name   string `json:"name" validate:"required,max=1000"`
@@ -142,10 +143,20 @@ type newImport struct {
 
 func createImport(c *call) (answer, error) {
 	var in newImport
-	if err := c.decode(&in); err != nil {
+	err := c.decode(&in)
+	document, fault := mappingOf(in.Mapping)
+	var p *problem.Problem
+	switch {
+	case fault == nil:
+	case err == nil:
+		err = invalid(*fault)
+	case errors.As(err, &p) && p.Status == http.StatusUnprocessableEntity:
+		p.Errors = append(p.Errors, *fault)
+	}
+	if err != nil {
 		return answer{}, err
 	}
-	n := files.New{URL: in.URL, Format: in.Format, S3: in.S3, Rate: in.Rate, Again: in.Again}
+	n := files.New{URL: in.URL, Format: in.Format, Mapping: document, S3: in.S3, Rate: in.Rate, Again: in.Again}
 	if (in.URL == "") == (in.Upload == nil) {
 		return answer{}, invalid(problem.FieldError{Pointer: "#/url", Code: "required", Detail: "is required, or upload, but not both"})
 	}
@@ -158,24 +169,11 @@ func createImport(c *call) (answer, error) {
 			member, text, otherwise string
 			to                      *time.Duration
 		}{{"every", w.Every, "10s", &n.Watch.Every}, {"settle", w.Settle, "10s", &n.Watch.Settle}} {
-			var err error
 			if *d.to, err = time.ParseDuration(cmp.Or(d.text, d.otherwise)); err != nil {
 				return answer{}, invalid(problem.FieldError{Pointer: problem.Pointer("watch", d.member), Code: "invalid", Detail: "must be a duration such as 10s or 5m"})
 			}
 		}
 	}
-	switch in.Mapping.Kind() {
-	case '"':
-		if err := json.Unmarshal(in.Mapping, &n.Mapping); err != nil {
-			return answer{}, err
-		}
-	case '{':
-		n.Mapping = string(in.Mapping)
-	case jsontext.KindInvalid: // there is none
-	default:
-		return answer{}, invalid(problem.FieldError{Pointer: "#/mapping", Code: "wrong_type", Detail: "must be a mapping, as an object or as text"})
-	}
-	var err error
 	if n.Source, err = c.source(in.Source); err != nil {
 		if errors.Is(err, collector.ErrNotFound) || missing(err) {
 			return answer{}, invalid(problem.FieldError{Pointer: "#/source", Code: "not_found", Detail: "is no source of this workspace"})
@@ -190,6 +188,26 @@ func createImport(c *call) (answer, error) {
 		return reply(http.StatusOK, showImport(made))
 	}
 	return reply(http.StatusCreated, showImport(made))
+}
+
+// mappingOf returns the document in a body, which is an object or text, or what is wrong with it.
+func mappingOf(v jsontext.Value) (document string, _ *problem.FieldError) {
+	switch v.Kind() {
+	case jsontext.KindInvalid: // there is none
+		return "", nil
+	case '"':
+		if err := json.Unmarshal(v, &document); err != nil {
+			return "", &problem.FieldError{Pointer: "#/mapping", Code: "invalid", Detail: "is no text"}
+		}
+	case '{':
+		document = string(v)
+	default:
+		return "", &problem.FieldError{Pointer: "#/mapping", Code: "wrong_type", Detail: "must be a mapping, as an object or as text"}
+	}
+	if _, err := mapping.Compile([]byte(document)); err != nil {
+		return "", &problem.FieldError{Pointer: "#/mapping", Code: "invalid", Detail: "is not valid: " + err.Error()}
+	}
+	return document, nil
 }
 
 func listImports(c *call) (answer, error) {
