@@ -441,12 +441,12 @@ func (s *Store) move(ctx context.Context, workspace int32, id int64, to string, 
 		SET state = @to, reason = '', attempts = 0, next_at = now(), rows_per_second = 0,
 			finished_at = CASE WHEN @to = 'cancelled' THEN now() END
 		WHERE workspace_id = @workspace AND id = @id AND state = ANY(@from)`
-	_, err := s.db.Exec(ctx, query, pgx.StrictNamedArgs{"workspace": workspace, "id": id, "to": to, "from": from})
+	tag, err := s.db.Exec(ctx, query, pgx.StrictNamedArgs{"workspace": workspace, "id": id, "to": to, "from": from})
 	if err != nil {
 		return Import{}, fmt.Errorf("bring import %d into the state %s: %w", id, to, err)
 	}
 	i, err := s.Get(ctx, workspace, id)
-	if err == nil && i.State != to {
+	if err == nil && tag.RowsAffected() == 0 && i.State != to { // a runner may have moved it on already
 		err = ErrState
 	}
 	return i, err
