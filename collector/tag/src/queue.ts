@@ -47,7 +47,7 @@ const take = (): [string[], string] => {
 const send = async () => {
   for (;;) {
     const [chosen, body] = take();
-    if (!chosen.length) return;
+    if (!chosen.length) return (running = 0); // at once: what comes next is not waited for
     let pause = 0;
     try {
       const cookie = served();
@@ -71,6 +71,7 @@ const send = async () => {
       pause = +r.headers.get("Retry-After")! * 1e3 || 0;
     } catch (_) {}
     notBefore = Date.now() + Math.max(pause, Math.min(3e5, 1e3 * 2 ** tries++) * (0.5 + Math.random() / 2));
+    running = 0;
     return plan(0);
   }
 };
@@ -81,11 +82,7 @@ export const flush = async () => {
   timer = 0;
   if (Date.now() < notBefore) return plan(0);
   // One tab at a time; where there are no locks the server knows copies by their ids.
-  return (running =
-    running ||
-    new Promise((done) => done((navigator as any).locks.request("mub", send)))
-      .catch(send)
-      .then(() => (running = 0)));
+  return (running = running || new Promise((done) => done((navigator as any).locks.request("mub", send))).catch(send));
 };
 
 // retry forgets that sending failed, because the reason for it has passed.
