@@ -50,6 +50,7 @@ func (h *Handler) Routes(r chi.Router) {
 		h.rudderstackRoutes(r)
 		h.jitsuRoutes(r)
 		get(r, "/v1/me", h.answer(DialectSegment, h.me))
+		h.posthogRoutes(r)
 	})
 	tag.Routes(r)
 }

@@ -63,8 +63,8 @@ type visitors struct {
 	log  *slog.Logger
 
 	public  memo[int32, profiles.Public]
-	answers memo[visitor, visitorAnswer]
-	known   memo[visitor, struct{}] // those whose token nobody gets any more
+	answers memo[visitorKey, visitorAnswer]
+	known   memo[visitorKey, struct{}] // those whose token nobody gets any more
 	reads   singleflight.Group
 	readers chan struct{}
 	limits  sync.Map // of *visitorLimits by source id
@@ -74,8 +74,8 @@ type visitors struct {
 	read   *prometheus.CounterVec
 }
 
-// visitor is an anonymousId of a workspace.
-type visitor struct {
+// visitorKey is an anonymousId of a workspace.
+type visitorKey struct {
 	workspace int32
 	key       profiles.Key
 }
@@ -86,8 +86,8 @@ func newVisitors(cfg Config, keys *Directory, reg prometheus.Registerer, log *sl
 	v := &visitors{
 		cfg: cfg, keys: keys, log: log, readers: make(chan struct{}, visitorReaders),
 		public:  memo[int32, profiles.Public]{life: visitorFresh, most: 1000},
-		answers: memo[visitor, visitorAnswer]{life: visitorFresh, most: 20_000},
-		known:   memo[visitor, struct{}]{life: 10 * time.Minute, most: 100_000},
+		answers: memo[visitorKey, visitorAnswer]{life: visitorFresh, most: 20_000},
+		known:   memo[visitorKey, struct{}]{life: 10 * time.Minute, most: 100_000},
 		claims: promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
 			Name: "mubatch_collector_visitor_tokens_total",
 			Help: "Tokens of visitors that were asked for, by what became of it.",
@@ -173,7 +173,7 @@ func (c *visitorClaim) claim(ctx context.Context, events []Routed) {
 }
 
 func (v *visitors) claim(ctx context.Context, g Grant, anonymousID string, message profiles.Key) string {
-	who := visitor{g.WorkspaceID, g.Secret.Key(profiles.Identifier{Kind: profiles.AnonymousID, Value: anonymousID})}
+	who := visitorKey{g.WorkspaceID, g.Secret.Key(profiles.Identifier{Kind: profiles.AnonymousID, Value: anonymousID})}
 	if _, known := v.known.get(who); known || len(anonymousID) < minVisitorID {
 		return "refused"
 	}
@@ -264,7 +264,7 @@ func (h *Handler) me(w http.ResponseWriter, r *http.Request) error {
 
 // answer returns what is known of a visitor, as it was a second ago at most.
 func (v *visitors) answer(ctx context.Context, g Grant, anonymousID string) (visitorAnswer, error) {
-	who := visitor{g.WorkspaceID, g.Secret.Key(profiles.Identifier{Kind: profiles.AnonymousID, Value: anonymousID})}
+	who := visitorKey{g.WorkspaceID, g.Secret.Key(profiles.Identifier{Kind: profiles.AnonymousID, Value: anonymousID})}
 	if a, ok := v.answers.get(who); ok {
 		v.read.WithLabelValues("cached").Inc()
 		return a, nil
@@ -303,7 +303,7 @@ func (v *visitors) answer(ctx context.Context, g Grant, anonymousID string) (vis
 	return got.(visitorAnswer), nil
 }
 
-func (v *visitors) readAnswer(ctx context.Context, who visitor) (visitorAnswer, error) {
+func (v *visitors) readAnswer(ctx context.Context, who visitorKey) (visitorAnswer, error) {
 	public, err := v.publicOf(ctx, who.workspace)
 	if err != nil {
 		return visitorAnswer{}, err
