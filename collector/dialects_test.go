@@ -140,6 +140,7 @@ func recorded(t testing.TB, s *server, w *httptest.ResponseRecorder, bodies []st
 // otherProducts are the dialects that this file tests.
 var otherProducts = []string{
 	collector.DialectPostHog,
+	collector.DialectSnowplow,
 }
 
 func TestOtherProductsAreRefusedUnlessSwitchedOn(t *testing.T) {

@@ -51,6 +51,7 @@ func (h *Handler) Routes(r chi.Router) {
 		h.jitsuRoutes(r)
 		get(r, "/v1/me", h.answer(DialectSegment, h.me))
 		h.posthogRoutes(r)
+		h.snowplowRoutes(r)
 	})
 	tag.Routes(r)
 }
