@@ -141,6 +141,7 @@ func recorded(t testing.TB, s *server, w *httptest.ResponseRecorder, bodies []st
 var otherProducts = []string{
 	collector.DialectPostHog,
 	collector.DialectSnowplow,
+	collector.DialectUmami,
 }
 
 func TestOtherProductsAreRefusedUnlessSwitchedOn(t *testing.T) {

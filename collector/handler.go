@@ -52,6 +52,7 @@ func (h *Handler) Routes(r chi.Router) {
 		get(r, "/v1/me", h.answer(DialectSegment, h.me))
 		h.posthogRoutes(r)
 		h.snowplowRoutes(r)
+		h.umamiRoutes(r)
 	})
 	tag.Routes(r)
 }
