@@ -142,6 +142,7 @@ var otherProducts = []string{
 	collector.DialectPostHog,
 	collector.DialectSnowplow,
 	collector.DialectUmami,
+	collector.DialectPlausible,
 }
 
 func TestOtherProductsAreRefusedUnlessSwitchedOn(t *testing.T) {

@@ -53,6 +53,7 @@ func (h *Handler) Routes(r chi.Router) {
 		h.posthogRoutes(r)
 		h.snowplowRoutes(r)
 		h.umamiRoutes(r)
+		h.plausibleRoutes(r)
 	})
 	tag.Routes(r)
 }
