@@ -143,6 +143,7 @@ var otherProducts = []string{
 	collector.DialectSnowplow,
 	collector.DialectUmami,
 	collector.DialectPlausible,
+	collector.DialectMatomo,
 }
 
 func TestOtherProductsAreRefusedUnlessSwitchedOn(t *testing.T) {

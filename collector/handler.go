@@ -54,6 +54,7 @@ func (h *Handler) Routes(r chi.Router) {
 		h.snowplowRoutes(r)
 		h.umamiRoutes(r)
 		h.plausibleRoutes(r)
+		h.matomoRoutes(r)
 	})
 	tag.Routes(r)
 }
