@@ -144,6 +144,7 @@ var otherProducts = []string{
 	collector.DialectUmami,
 	collector.DialectPlausible,
 	collector.DialectMatomo,
+	collector.DialectGoatCounter,
 }
 
 func TestOtherProductsAreRefusedUnlessSwitchedOn(t *testing.T) {

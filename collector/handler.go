@@ -55,6 +55,7 @@ func (h *Handler) Routes(r chi.Router) {
 		h.umamiRoutes(r)
 		h.plausibleRoutes(r)
 		h.matomoRoutes(r)
+		h.goatcounterRoutes(r)
 	})
 	tag.Routes(r)
 }
