@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"net/netip"
 	"time"
+
+	"github.com/mubatch/mubatch/activation"
 )
 
 // Config tunes the way of an event from HTTP into its lane. A zero field means its default.
@@ -27,6 +29,8 @@ type Config struct {
 
 	DirectoryFile   string        // where the write keys are kept for times without Postgres; default none
 	DirectoryMaxAge time.Duration // how long they may be used without Postgres; default 24 h
+
+	Keys *activation.KeyRing // opens the secrets of webhooks; without it such sources cannot be used
 }
 
 func (c Config) withDefaults() Config {

@@ -28,6 +28,8 @@ var (
 	ErrUnknownKey = errors.New("unknown write key")
 	// ErrNoDirectory says that the directory cannot tell now whether it knows a write key.
 	ErrNoDirectory = errors.New("the directory of write keys cannot be read")
+	// ErrOnlyWebhooks says that a write key is that of a source of webhooks, which takes nothing else.
+	ErrOnlyWebhooks = errors.New("the write key is for webhooks only")
 )
 
 // Grant is what a write key allows: to send events to one source.
@@ -38,6 +40,12 @@ type Grant struct {
 	WorkspaceID int32           `db:"workspace_id" json:"workspace_id"`
 	Secret      profiles.Secret `db:"secret" json:"secret"` // the workspace's
 	Settings    SourceSettings  `db:"settings" json:"settings"`
+
+	// Of a source of webhooks: its mapping, if it is one of the workspace's, and its secrets, as they are sealed, with the
+	// numbers they have.
+	WebhookMapping   string   `db:"webhook_mapping" json:"webhook_mapping,omitempty"`
+	WebhookSecretIDs []int32  `db:"webhook_secret_ids" json:"webhook_secret_ids,omitempty"`
+	WebhookSecrets   [][]byte `db:"webhook_secrets" json:"webhook_secrets,omitempty"`
 
 	used *atomic.Bool // since last_used_at was written
 }
@@ -63,6 +71,8 @@ type Directory struct {
 	turn chan struct{}  // one read at a time
 	last time.Time      // when a read began; whoever has the turn
 
+	webhooks sync.Map // of *webhookCounts, by the id of the source
+
 	// Of Run alone:
 	saved     []Grant
 	savedAt   time.Time
@@ -72,7 +82,8 @@ type Directory struct {
 type directorySnapshot struct {
 	asOf   time.Time
 	grants map[string]Grant
-	list   []Grant // in the order of their ids
+	list   []Grant         // in the order of their ids
+	hooks  map[int32]*hook // of the sources of webhooks, by their ids
 }
 
 type directoryRead struct {
@@ -102,8 +113,17 @@ func (d *Directory) AsOf() time.Time { return d.snapshot.Load().asOf }
 func (d *Directory) Usable() bool { return time.Since(d.AsOf()) <= d.cfg.DirectoryMaxAge }
 
 // Lookup returns what key allows. ErrUnknownKey is certain: Postgres has been asked since the call, unless key is
-// not even well-formed. If it cannot be asked, the answer is ErrNoDirectory.
+// not even well-formed. If it cannot be asked, the answer is ErrNoDirectory. The key of a source of webhooks lets nobody in
+// beside them: it is ErrOnlyWebhooks.
 func (d *Directory) Lookup(ctx context.Context, key string) (Grant, error) {
+	g, err := d.lookup(ctx, key)
+	if err == nil && g.Settings.Webhook != nil {
+		return Grant{}, ErrOnlyWebhooks
+	}
+	return g, err
+}
+
+func (d *Directory) lookup(ctx context.Context, key string) (Grant, error) {
 	if g, ok := d.find(key); ok {
 		return g, nil
 	}
@@ -141,6 +161,7 @@ func (d *Directory) Run(ctx context.Context) error {
 		if err == nil {
 			d.save(ctx)
 			d.count(ctx)
+			d.countWebhooks(ctx)
 		}
 		if ok != (err == nil) && ctx.Err() == nil {
 			if ok = err == nil; ok {
@@ -187,10 +208,21 @@ func (d *Directory) read(ctx context.Context, read *directoryRead) {
 	ctx, cancel := context.WithTimeout(ctx, directoryTimeout)
 	defer cancel()
 	const query = `
-		SELECT k.id AS key_id, k.key, s.id AS source_id, w.id AS workspace_id, w.secret, s.settings
+		SELECT k.id AS key_id, k.key, s.id AS source_id, w.id AS workspace_id, w.secret, s.settings,
+		       coalesce((
+		           SELECT m.document
+		           FROM mappings AS m
+		           WHERE m.workspace_id = w.id AND s.settings #>> '{webhook,mapping}' IN (m.key, 'map_' || m.id)
+		           ORDER BY m.key = s.settings #>> '{webhook,mapping}' DESC
+		           LIMIT 1), '') AS webhook_mapping,
+		       h.ids AS webhook_secret_ids, h.sealed AS webhook_secrets
 		FROM write_keys AS k
 		JOIN sources AS s ON s.id = k.source_id
 		JOIN workspaces AS w ON w.id = s.workspace_id
+		LEFT JOIN (
+			SELECT source_id, array_agg(id ORDER BY id) AS ids, array_agg(sealed ORDER BY id) AS sealed
+			FROM webhook_secrets
+			GROUP BY source_id) AS h ON h.source_id = s.id
 		WHERE k.revoked_at IS NULL AND s.enabled
 		ORDER BY k.id`
 	rows, _ := d.pool.Query(ctx, query) // err: below
@@ -205,10 +237,10 @@ func (d *Directory) read(ctx context.Context, read *directoryRead) {
 
 // use makes list the snapshot.
 func (d *Directory) use(list []Grant, asOf time.Time) {
-	old := d.snapshot.Load().grants
-	s := &directorySnapshot{asOf: asOf, grants: make(map[string]Grant, len(list)), list: list}
+	old := d.snapshot.Load()
+	s := &directorySnapshot{asOf: asOf, grants: make(map[string]Grant, len(list)), list: list, hooks: d.hooks(list, old.hooks)}
 	for i := range list {
-		list[i].used = old[list[i].Key].used
+		list[i].used = old.grants[list[i].Key].used
 		if list[i].used == nil {
 			list[i].used = new(atomic.Bool)
 		}

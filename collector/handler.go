@@ -31,6 +31,7 @@ type Handler struct {
 	bytes    budget
 	requests *prometheus.CounterVec
 	visitors *visitors
+	webhooks *prometheus.CounterVec
 }
 
 // NewHandler returns a handler that knows its clients by keys and answers when their events are in.
@@ -39,6 +40,7 @@ func NewHandler(cfg Config, keys *Directory, in *Intake, reg prometheus.Register
 	h.bytes.limit = h.cfg.MaxInFlightBytes
 	h.requests = newRequestMetrics(reg, &h.bytes)
 	h.visitors = newVisitors(h.cfg, keys, reg, log)
+	h.webhooks = newWebhookMetrics(reg)
 	return h
 }
 
@@ -58,6 +60,7 @@ func (h *Handler) Routes(r chi.Router) {
 		h.goatcounterRoutes(r)
 	})
 	tag.Routes(r)
+	h.webhookRoutes(r)
 }
 
 // post mounts a route that browsers may be asked to send to.
@@ -96,6 +99,10 @@ func (h *Handler) toProblem(r *http.Request, err error) *problem.Problem {
 	case errors.Is(err, ErrUnknownKey):
 		p := problem.New(http.StatusUnauthorized, "unknown_write_key", "The write key is not valid.")
 		p.Detail = "No source takes events under this key. Look the key up among those of your source."
+		return p
+	case errors.Is(err, ErrOnlyWebhooks):
+		p := problem.New(http.StatusForbidden, "only_webhooks", "The write key is for webhooks only.")
+		p.Detail = "Its source takes nothing else than webhooks that are verified. Nothing was stored."
 		return p
 	case errors.Is(err, ErrBusy):
 		return busy()

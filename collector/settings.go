@@ -64,6 +64,8 @@ func (h *Handler) settings(w http.ResponseWriter, r *http.Request) error {
 		p := problem.New(http.StatusNotFound, "unknown_write_key", "The write key is not valid.")
 		p.Detail = "No source takes events under this key, so nothing is tracked. Look the key up among those of your source."
 		return p
+	case errors.Is(err, ErrOnlyWebhooks):
+		return err
 	case err == nil:
 		if err := g.mustSpeak(DialectSegment); err != nil {
 			return err

@@ -11,6 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/mubatch/mubatch/activation"
 )
 
 var (
@@ -28,7 +30,7 @@ type Source struct {
 	WorkspaceID int32
 	Key         string // unique in its workspace
 	Name        string
-	Type        string // "segment", or TypeKafka
+	Type        string // "segment": clients of any dialect; "webhook"; TypeKafka
 	Settings    SourceSettings
 	Enabled     bool // a disabled source's write keys are unknown
 	CreatedAt   time.Time
@@ -43,6 +45,8 @@ type SourceSettings struct {
 	MergeOn   []string `json:"merge_on,omitempty"`   // kinds of identifiers on which people are merged, such as "email"
 	CollectIP *bool    `json:"collect_ip,omitempty"` // whether context.ip is filled from the connection; default true
 	Dialects  []string `json:"dialects,omitempty"`   // that it takes events in; default segment and rudderstack
+
+	Webhook *WebhookSettings `json:"webhook,omitempty"` // of a source of the type webhook, and of no other
 }
 
 // SourceUpdate is what to change of a source; nil leaves a field as it is.
@@ -50,6 +54,7 @@ type SourceUpdate struct {
 	Name     *string
 	Settings *SourceSettings
 	Enabled  *bool
+	Secrets  []string // of webhooks, instead of those there are
 }
 
 // WriteKey lets whoever knows it send events to its source.
@@ -66,19 +71,32 @@ type WriteKey struct {
 type database interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	Begin(ctx context.Context) (pgx.Tx, error)
 }
 
 // SourceStore keeps the sources of all workspaces and their write keys. It sees one workspace a call.
-type SourceStore struct{ db database }
+type SourceStore struct {
+	db   database
+	keys *activation.KeyRing
+}
 
 // NewSourceStore returns the sources kept in db, a pool or a transaction.
 func NewSourceStore(db database) *SourceStore { return &SourceStore{db: db} }
 
+// WithKeys returns the same sources, able to seal and open the secrets of webhooks.
+func (s *SourceStore) WithKeys(keys *activation.KeyRing) *SourceStore {
+	return &SourceStore{db: s.db, keys: keys}
+}
+
+// in returns the same sources in tx.
+func (s *SourceStore) in(tx pgx.Tx) *SourceStore { return &SourceStore{db: tx, keys: s.keys} }
+
 var sourceKey = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 
-// Create adds a source: its Key, and Name, Type and Settings if they are given. It is enabled. A key that the
-// workspace has already is ErrConflict; a workspace that does not exist is ErrNotFound.
-func (s *SourceStore) Create(ctx context.Context, workspaceID int32, source Source) (Source, error) {
+// Create adds a source: its Key, and Name, Type and Settings if they are given, and the secrets of webhooks. It is enabled.
+// A key that the workspace has already is ErrConflict; a workspace that does not exist is ErrNotFound; settings of webhooks
+// that are wrong are [webhook.SettingsError]s.
+func (s *SourceStore) Create(ctx context.Context, workspaceID int32, source Source, secrets ...string) (created Source, err error) {
 	if !sourceKey.MatchString(source.Key) {
 		return Source{}, fmt.Errorf("%w: the key must be 1 to 63 of a-z, 0-9, _ and -, and begin with a letter or a digit", ErrInvalid)
 	}
@@ -88,14 +106,26 @@ func (s *SourceStore) Create(ctx context.Context, workspaceID int32, source Sour
 	if source.Type == "" {
 		source.Type = "segment"
 	}
+	if err := s.checkWebhook(ctx, workspaceID, source.Type, source.Settings.Webhook, secrets); err != nil {
+		return Source{}, err
+	}
 	const query = `
 		INSERT INTO sources (workspace_id, key, name, type, settings)
 		VALUES (@workspace, @key, @name, @type, @settings)
 		RETURNING id, workspace_id, key, name, type, settings, enabled, created_at, updated_at`
-	rows, _ := s.db.Query(ctx, query, pgx.StrictNamedArgs{
-		"workspace": workspaceID, "key": source.Key, "name": source.Name, "type": source.Type, "settings": source.Settings,
-	}) // err: below
-	return collectSource(rows, "create source "+strconv.Quote(source.Key))
+	err = pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, query, pgx.StrictNamedArgs{
+			"workspace": workspaceID, "key": source.Key, "name": source.Name, "type": source.Type, "settings": source.Settings,
+		}) // err: below
+		if created, err = collectSource(rows, "create source "+strconv.Quote(source.Key)); err != nil {
+			return err
+		}
+		return s.in(tx).setWebhookSecrets(ctx, created, secrets)
+	})
+	if err != nil {
+		return Source{}, err
+	}
+	return created, nil
 }
 
 // Get returns the source of that key, or of that id if ref is of the form src_1.
@@ -137,8 +167,9 @@ func (s *SourceStore) List(ctx context.Context, workspaceID, after int32, limit 
 	return sources, nil
 }
 
-// Update changes a source and returns it as it is then. Collectors follow within about a second.
-func (s *SourceStore) Update(ctx context.Context, workspaceID int32, ref string, change SourceUpdate) (Source, error) {
+// Update changes a source and returns it as it is then. Collectors follow within about a second. Settings of webhooks that
+// are wrong are [webhook.SettingsError]s.
+func (s *SourceStore) Update(ctx context.Context, workspaceID int32, ref string, change SourceUpdate) (updated Source, err error) {
 	if change.Name != nil && *change.Name == "" {
 		return Source{}, fmt.Errorf("%w: the name must not be empty", ErrInvalid)
 	}
@@ -155,11 +186,23 @@ func (s *SourceStore) Update(ctx context.Context, workspaceID int32, ref string,
 			ORDER BY key = @ref DESC
 			LIMIT 1)
 		RETURNING id, workspace_id, key, name, type, settings, enabled, created_at, updated_at`
-	rows, _ := s.db.Query(ctx, query, pgx.StrictNamedArgs{
-		"workspace": workspaceID, "ref": ref, "id": sourceID(ref),
-		"name": change.Name, "settings": change.Settings, "enabled": change.Enabled,
-	}) // err: below
-	return collectSource(rows, "update source "+strconv.Quote(ref))
+	err = pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, query, pgx.StrictNamedArgs{
+			"workspace": workspaceID, "ref": ref, "id": sourceID(ref),
+			"name": change.Name, "settings": change.Settings, "enabled": change.Enabled,
+		}) // err: below
+		if updated, err = collectSource(rows, "update source "+strconv.Quote(ref)); err != nil {
+			return err
+		}
+		if change.Settings == nil && change.Secrets == nil {
+			return nil
+		}
+		return s.in(tx).updateWebhook(ctx, updated, change.Secrets)
+	})
+	if err != nil {
+		return Source{}, err
+	}
+	return updated, nil
 }
 
 // Delete removes a source and its write keys. What came from it stays.

@@ -15,7 +15,7 @@ var allowed = map[string][]string{
 	"":           {},
 	"cmd":        {"", "api", "collector", "profiles", "activation", "migrations"},
 	"api":        {"", "collector", "profiles", "activation"},
-	"collector":  {"profiles"},
+	"collector":  {"profiles", "activation"}, // activation for the keys that seal secrets
 	"profiles":   {"activation"},
 	"activation": {},
 	"migrations": {},

@@ -31,19 +31,19 @@ var (
 type Settings struct {
 	Provider string `json:"provider"`
 	// Verify is how requests of a provider are verified that does not say so itself: hmac, basic, bearer or path.
-	Verify string `json:"verify,omitempty"`
+	Verify string `json:"verify,omitzero"`
 
-	Header          string `json:"header,omitempty"`           // that has the signature or the token
-	Prefix          string `json:"prefix,omitempty"`           // of the value in it, such as "sha256="
-	Algorithm       string `json:"algorithm,omitempty"`        // sha256, sha1 or sha512; default sha256
-	Encoding        string `json:"encoding,omitempty"`         // hex or base64; default hex
-	TimestampHeader string `json:"timestamp_header,omitempty"` // that has the time of signing, in seconds or milliseconds
-	Signed          string `json:"signed,omitempty"`           // such as "{timestamp}.{body}"; default "{body}"
-	Username        string `json:"username,omitempty"`         // of basic authentication
-	IDHeader        string `json:"id_header,omitempty"`        // that has the id of the delivery
-	Version         string `json:"version,omitempty"`          // of HubSpot's signature: v3 or v2; default v3
-	URL             string `json:"url,omitempty"`              // the address as the provider knows it, which HubSpot signs
-	Tolerance       int    `json:"tolerance,omitempty"`        // in seconds, how old a signature may be; default 300
+	Header          string `json:"header,omitzero"`           // that has the signature or the token
+	Prefix          string `json:"prefix,omitzero"`           // of the value in it, such as "sha256="
+	Algorithm       string `json:"algorithm,omitzero"`        // sha256, sha1 or sha512; default sha256
+	Encoding        string `json:"encoding,omitzero"`         // hex or base64; default hex
+	TimestampHeader string `json:"timestamp_header,omitzero"` // that has the time of signing, in seconds or milliseconds
+	Signed          string `json:"signed,omitzero"`           // such as "{timestamp}.{body}"; default "{body}"
+	Username        string `json:"username,omitzero"`         // of basic authentication
+	IDHeader        string `json:"id_header,omitzero"`        // that has the id of the delivery
+	Version         string `json:"version,omitzero"`          // of HubSpot's signature: v3 or v2; default v3
+	URL             string `json:"url,omitzero"`              // the address as the provider knows it, which HubSpot signs
+	Tolerance       int    `json:"tolerance,omitzero"`        // in seconds, how old a signature may be; default 300
 }
 
 // Bounds of settings.
