@@ -60,7 +60,7 @@ func TestEveryRouteAdmitsOnlyItsScope(t *testing.T) {
 	}
 	tried := 0
 	unknown := map[string]string{
-		"key": "key_999999", "source": "nothing", "write_key": "wk_999999", "segment": "nothing", "profile": "user_id:nobody",
+		"key": "key_999999", "source": "nothing", "write_key": "wk_999999", "webhook_secret": "whs_999999", "segment": "nothing", "profile": "user_id:nobody",
 		"message_id": "nothing", "failed_event": "fe_1_999999", "destination": "nothing",
 		"computed_trait": "nothing", "subscription": "nothing",
 		"erasure": "era_999999", "mapping": "map_999999", "import": "imp_999999",
@@ -84,7 +84,7 @@ func TestNothingOfAnotherWorkspaceCanBeReached(t *testing.T) {
 	w := newWorld(t)
 	before := w.dump()
 	unknown := map[string]string{
-		"key": "key_999999", "source": "src_999999", "write_key": "wk_999999", "segment": "seg_999999", "destination": "dst_999999",
+		"key": "key_999999", "source": "src_999999", "write_key": "wk_999999", "webhook_secret": "whs_999999", "segment": "seg_999999", "destination": "dst_999999",
 		"profile": "p_" + strings.Repeat("0", 32), "message_id": "never-sent", "failed_event": "fe_2_999999",
 		"computed_trait": "ct_999999", "subscription": "sub_999999",
 		"erasure": "era_999999", "mapping": "map_999999", "import": "imp_999999",
@@ -153,6 +153,7 @@ func (w *world) dump() []string {
 		UNION ALL SELECT s::text FROM sources s WHERE workspace_id = $1
 		UNION ALL SELECT s::text FROM mappings s WHERE workspace_id = $1
 		UNION ALL SELECT s::text FROM write_keys s WHERE workspace_id = $1
+		UNION ALL SELECT s::text FROM webhook_secrets s WHERE workspace_id = $1
 		UNION ALL SELECT s::text FROM failed_events s WHERE workspace_id = $1
 		UNION ALL SELECT s::text FROM destinations s WHERE workspace_id = $1
 		UNION ALL SELECT s::text FROM destination_segments s JOIN destinations d ON d.id = s.destination_id WHERE workspace_id = $1

@@ -99,6 +99,9 @@ func (s stores) in(db database) stores {
 	s.mappings = collector.NewMappingStore(db)
 	s.imports = files.NewStore(db, s.importKeys)
 	s.kafka = s.kafka.In(db)
+	if s.destinations != nil {
+		s.sources = s.sources.WithKeys(s.destinations.KeyRing())
+	}
 	if tx, ok := db.(pgx.Tx); ok {
 		s.destinations = s.destinations.In(tx)
 	}
@@ -137,6 +140,8 @@ var routes = []route{
 	{method: "DELETE", pattern: "/sources/{source}/write_keys/{write_key}", scope: Write, handle: revokeWriteKey},
 	{method: "GET", pattern: "/sources/{source}/snippet", scope: Read, handle: getSnippet},
 	{method: "GET", pattern: "/sources/{source}/loss", scope: Read, handle: getLoss},
+	{method: "POST", pattern: "/sources/{source}/webhook_secrets", scope: Write, handle: createWebhookSecret},
+	{method: "DELETE", pattern: "/sources/{source}/webhook_secrets/{webhook_secret}", scope: Write, handle: deleteWebhookSecret},
 
 	{method: "GET", pattern: "/mappings", scope: Read, handle: listMappings},
 	{method: "POST", pattern: "/mappings", scope: Write, handle: createMapping},

@@ -35,6 +35,9 @@ var actions = map[string]string{
 	"POST /imports/{import}/cancel": "import.cancel",
 	"PUT /sources/{source}/kafka":   "source.consume",
 
+	"POST /sources/{source}/webhook_secrets":                    "webhook_secret.create",
+	"DELETE /sources/{source}/webhook_secrets/{webhook_secret}": "webhook_secret.delete",
+
 	"POST /segments":                  "segment.create",
 	"PUT /segments/{segment}":         "segment.replace",
 	"PATCH /segments/{segment}":       "segment.update",

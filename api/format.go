@@ -40,7 +40,8 @@ const (
 	auditID       = "aud_"
 	importID      = "imp_"
 
-	subscriptionID = "sub_"
+	subscriptionID  = "sub_"
+	webhookSecretID = "whs_"
 )
 
 func formatID[T int32 | int64](prefix string, id T) string {

@@ -24,6 +24,7 @@ import (
 	"github.com/mubatch/mubatch/api/problem"
 	"github.com/mubatch/mubatch/collector"
 	"github.com/mubatch/mubatch/collector/mapping"
+	"github.com/mubatch/mubatch/collector/webhook"
 	"github.com/mubatch/mubatch/profiles"
 	"github.com/mubatch/mubatch/profiles/rule"
 )
@@ -221,6 +222,8 @@ func toProblem(err error) *problem.Problem {
 		return p
 	case errors.As(err, &field):
 		return invalid(fieldFaults(err)...)
+	case errors.As(err, new(*webhook.SettingsError)):
+		return aboutWebhook(err)
 	case unavailable(err):
 		p = problem.New(http.StatusServiceUnavailable, "unavailable", "This cannot be done for now.")
 		p.Detail = "Nothing is known to be wrong with the request; send it again later."

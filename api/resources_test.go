@@ -73,8 +73,8 @@ func TestSources(t *testing.T) {
 	if revoked.str("revoked_at") == "" {
 		t.Errorf("not revoked: %s", revoked.Body)
 	}
-	if n := w.as(w.acme, "GET", "/api/v1/sources", "").want(200).len("data"); n != 2 {
-		t.Errorf("%d sources, want 2", n)
+	if n := w.as(w.acme, "GET", "/api/v1/sources", "").want(200).len("data"); n != 3 {
+		t.Errorf("%d sources, want 3", n)
 	}
 	w.as(w.acme, "DELETE", "/api/v1/sources/app", "").want(204)
 	w.as(w.acme, "GET", "/api/v1/sources/app", "").want(404, "not_found")

@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/mubatch/mubatch/collector"
@@ -17,12 +18,14 @@ type sourceJSON struct {
 	Enabled   bool         `json:"enabled"`
 	CreatedAt timestamp    `json:"created_at"`
 	UpdatedAt timestamp    `json:"updated_at"`
+	Webhook   *webhookJSON `json:"webhook,omitzero"`
 }
 
 type settingsJSON struct {
-	MergeOn   []string `json:"merge_on"`
-	CollectIP bool     `json:"collect_ip"`
-	Dialects  []string `json:"dialects"`
+	MergeOn   []string                   `json:"merge_on"`
+	CollectIP bool                       `json:"collect_ip"`
+	Dialects  []string                   `json:"dialects"`
+	Webhook   *collector.WebhookSettings `json:"webhook,omitzero"`
 }
 
 type writeKeyJSON struct {
@@ -34,12 +37,28 @@ type writeKeyJSON struct {
 	LastUsedAt *timestamp `json:"last_used_at"`
 }
 
-func showSource(s collector.Source) sourceJSON {
-	return sourceJSON{
-		formatID(sourceID, s.ID), s.Key, s.Name, s.Type,
-		settingsJSON{s.Settings.MergeOn, s.Settings.CollectIP == nil || *s.Settings.CollectIP, s.Settings.Speaks()},
-		s.Enabled, timestamp(s.CreatedAt), timestamp(s.UpdatedAt),
+// showSources returns what shows those of the given sources.
+func (c *call) showSources(sources ...collector.Source) (func(collector.Source) sourceJSON, error) {
+	webhooks, err := c.sources.Webhooks(c.Context(), c.workspace(), sources...)
+	if err != nil {
+		return nil, err
 	}
+	return func(s collector.Source) sourceJSON {
+		return sourceJSON{
+			formatID(sourceID, s.ID), s.Key, s.Name, s.Type,
+			settingsJSON{s.Settings.MergeOn, s.Settings.CollectIP == nil || *s.Settings.CollectIP, s.Settings.Speaks(), s.Settings.Webhook},
+			s.Enabled, timestamp(s.CreatedAt), timestamp(s.UpdatedAt), showWebhook(s, webhooks[s.ID]),
+		}
+	}, nil
+}
+
+// replySource answers with a source.
+func (c *call) replySource(s collector.Source) (answer, error) {
+	show, err := c.showSources(s)
+	if err != nil {
+		return answer{}, err
+	}
+	return reply(http.StatusOK, show(s))
 }
 
 func showWriteKey(k collector.WriteKey) writeKeyJSON {
@@ -84,7 +103,11 @@ func listSources(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	p, err := pageOf(c, found, limit, func(s collector.Source) any { return s.ID }, showSource)
+	show, err := c.showSources(found...)
+	if err != nil {
+		return answer{}, err
+	}
+	p, err := pageOf(c, found, limit, func(s collector.Source) any { return s.ID }, show)
 	if err != nil {
 		return answer{}, err
 	}
@@ -96,11 +119,14 @@ type sourceSettings struct {
 	MergeOn   *[]string `json:"merge_on" validate:"omitnil,max=20,unique,dive,min=1,max=64"`
 	CollectIP *bool     `json:"collect_ip"`
 	Dialects  *[]string `json:"dialects" validate:"omitnil,min=1,unique,dive,dialect"`
+
+	Webhook jsontext.Value `json:"webhook"` // a patch of webhookSettings
 }
 
-func (in *sourceSettings) over(s collector.SourceSettings) collector.SourceSettings {
+// over returns s as in says, and the secrets of webhooks if it says them.
+func (in *sourceSettings) over(s collector.SourceSettings) (_ collector.SourceSettings, secrets []string, err error) {
 	if in == nil {
-		return s
+		return s, nil, nil
 	}
 	if in.MergeOn != nil {
 		s.MergeOn = *in.MergeOn
@@ -111,14 +137,17 @@ func (in *sourceSettings) over(s collector.SourceSettings) collector.SourceSetti
 	if in.Dialects != nil {
 		s.Dialects = *in.Dialects
 	}
-	return s
+	if in.Webhook != nil {
+		s.Webhook, secrets, err = patchWebhook(s.Webhook, in.Webhook)
+	}
+	return s, secrets, err
 }
 
 func createSource(c *call) (answer, error) {
 	var in struct {
 		Key      string          `json:"key" validate:"required,key"`
 		Name     string          `json:"name" validate:"max=200"`
-		Type     string          `json:"type" validate:"omitempty,oneof=segment kafka"`
+		Type     string          `json:"type" validate:"omitempty,oneof=segment webhook kafka"`
 		Settings *sourceSettings `json:"settings"`
 	}
 	if err := c.decode(&in); err != nil {
@@ -128,17 +157,29 @@ func createSource(c *call) (answer, error) {
 		sourceJSON
 		WriteKey writeKeyJSON `json:"write_key"`
 	}
-	err := pgx.BeginFunc(c.Context(), c.db, func(tx pgx.Tx) error {
-		sources := c.in(tx).sources
-		s, err := sources.Create(c.Context(), c.workspace(), collector.Source{
-			Key: in.Key, Name: in.Name, Type: in.Type, Settings: in.Settings.over(collector.SourceSettings{}),
-		})
+	settings, secrets, err := in.Settings.over(collector.SourceSettings{})
+	if err != nil {
+		return answer{}, err
+	}
+	err = pgx.BeginFunc(c.Context(), c.db, func(tx pgx.Tx) error {
+		inside := *c
+		inside.stores = c.in(tx)
+		s, err := inside.sources.Create(c.Context(), c.workspace(), collector.Source{
+			Key: in.Key, Name: in.Name, Type: in.Type, Settings: settings,
+		}, secrets...)
 		if err != nil {
 			return err
 		}
-		k, err := sources.CreateWriteKey(c.Context(), c.workspace(), formatID(sourceID, s.ID))
-		out.sourceJSON, out.WriteKey = showSource(s), showWriteKey(k)
-		return err
+		k, err := inside.sources.CreateWriteKey(c.Context(), c.workspace(), formatID(sourceID, s.ID))
+		if err != nil {
+			return err
+		}
+		show, err := inside.showSources(s)
+		if err != nil {
+			return err
+		}
+		out.sourceJSON, out.WriteKey = show(s), showWriteKey(k)
+		return nil
 	})
 	if err != nil {
 		return answer{}, err
@@ -154,7 +195,7 @@ func getSource(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return reply(http.StatusOK, showSource(s))
+	return c.replySource(s)
 }
 
 func updateSource(c *call) (answer, error) {
@@ -172,14 +213,17 @@ func updateSource(c *call) (answer, error) {
 	}
 	change := collector.SourceUpdate{Name: in.Name, Enabled: in.Enabled}
 	if in.Settings != nil {
-		settings := in.Settings.over(s.Settings)
-		change.Settings = &settings
+		settings, secrets, err := in.Settings.over(s.Settings)
+		if err != nil {
+			return answer{}, err
+		}
+		change.Settings, change.Secrets = &settings, secrets
 	}
 	s, err = c.sources.Update(c.Context(), c.workspace(), formatID(sourceID, s.ID), change)
 	if err != nil {
 		return answer{}, err
 	}
-	return reply(http.StatusOK, showSource(s))
+	return c.replySource(s)
 }
 
 func deleteSource(c *call) (answer, error) {

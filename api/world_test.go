@@ -27,6 +27,7 @@ import (
 	"github.com/mubatch/mubatch/collector/files"
 	"github.com/mubatch/mubatch/collector/kafka"
 	"github.com/mubatch/mubatch/collector/redistest"
+	inbound "github.com/mubatch/mubatch/collector/webhook"
 	"github.com/mubatch/mubatch/migrations/pgtest"
 	"github.com/mubatch/mubatch/profiles"
 )
@@ -160,6 +161,18 @@ func (w *world) found(key string) tenant {
 		w.t.Fatal(err)
 	}
 	tn.things["write_key"] = fmt.Sprintf("wk_%d", wk.ID)
+	hook, err := sources.WithKeys(w.ring).Create(ctx, ws.ID, collector.Source{
+		Key: key + "-hook", Type: "webhook",
+		Settings: collector.SourceSettings{Webhook: &collector.WebhookSettings{Settings: inbound.Settings{Provider: "stripe"}}},
+	}, key+" secret 1")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	second, err := sources.WithKeys(w.ring).AddWebhookSecret(ctx, ws.ID, hook.Key, key+" secret 2")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	tn.things["webhook_secret"] = fmt.Sprintf("whs_%d", second.ID)
 
 	m, err := collector.NewMappingStore(w.pool).Create(ctx, ws.ID, collector.Mapping{
 		Key: key + "-orders", Document: `{"version": 1, "rules": [{"event": {"type": "page", "userId": "$.id"}}]}`,
