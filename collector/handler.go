@@ -109,7 +109,7 @@ func (h *Handler) toProblem(r *http.Request, err error) *problem.Problem {
 	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrNoDirectory):
 		return unavailable()
 	default:
-		h.log.ErrorContext(r.Context(), "a request failed", "path", r.URL.Path, "err", err)
+		h.log.ErrorContext(r.Context(), "a request failed", "route", chi.RouteContext(r.Context()).RoutePattern(), "err", err) // a path may have a secret
 		return problem.Status(http.StatusInternalServerError)
 	}
 }
