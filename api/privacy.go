@@ -76,7 +76,7 @@ type releaseJSON struct {
 
 // deletions are the kinds of what is deleted, by what they are called.
 var deletions = []string{
-	"profiles", "identities", "traits", "memberships", "events", "failed_events", "transitions", "claims", "decisions", "routes",
+	"profiles", "identities", "traits", "memberships", "events", "failed_events", "quarantined_events", "transitions", "claims", "decisions", "routes",
 }
 
 func showProof(e profiles.Erasure, held []activation.Erased) (proofJSON, error) {

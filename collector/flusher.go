@@ -104,7 +104,7 @@ func NewFlusher(cfg FlushConfig, stream *Stream, committer *Committer, store *pr
 			}),
 		},
 	}
-	for _, result := range []string{"applied", "duplicate", "failed", "suppressed"} {
+	for _, result := range []string{"applied", "duplicate", "failed", "suppressed", "quarantined"} {
 		f.metrics.messages.WithLabelValues(result)
 	}
 	reg.MustRegister(f.metrics.messages, f.metrics.seconds, f.metrics.timers, f.metrics.lanes, f.metrics.oldest)

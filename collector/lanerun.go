@@ -340,6 +340,7 @@ func (r *laneRun) settle(ctx context.Context, res profiles.Result) error {
 	r.metrics.messages.WithLabelValues("duplicate").Add(float64(res.Duplicates))
 	r.metrics.messages.WithLabelValues("failed").Add(float64(res.Failed))
 	r.metrics.messages.WithLabelValues("suppressed").Add(float64(res.Suppressed))
+	r.metrics.messages.WithLabelValues("quarantined").Add(float64(res.Quarantined))
 	return r.publish(ctx, res.Outbox)
 }
 

@@ -68,7 +68,7 @@ type tally struct {
 
 type countKey struct{ workspace, source int32 }
 
-type counts struct{ accepted, applied, duplicate, failed, suppressed int64 }
+type counts struct{ accepted, applied, duplicate, failed, suppressed, quarantined int64 }
 
 func (t *tally) count(m *Message) *counts {
 	k := countKey{m.Workspace, m.Source}
@@ -268,11 +268,15 @@ func (l *Lane) applyAll(ctx context.Context, tx pgx.Tx, w work, t *tally) error 
 	if err != nil {
 		return err
 	}
-	if err := unwrap(fresh, t); err != nil {
+	if fresh, err = l.unwrap(ctx, tx, fresh, t); err != nil {
 		return err
 	}
 	fresh, decoded, err := l.suppress(ctx, tx, fresh, true, w.now, t)
 	if err != nil {
+		return err
+	}
+	fresh, decoded, held := apart(fresh, decoded)
+	if err := l.quarantine(ctx, tx, held, t); err != nil {
 		return err
 	}
 	replay, err := l.replayable(ctx, tx, w.replay)
@@ -445,17 +449,19 @@ func (l *Lane) advance(ctx context.Context, tx pgx.Tx, w work, t *tally) error {
 		    lease_until = greatest(lease_until, clock_timestamp() + nullif(@lease::interval, '0'))
 		WHERE lane = @lane`
 	const counters = `
-		INSERT INTO counters AS c (lane, workspace_id, source_id, day, accepted, applied, duplicate, failed, suppressed)
-		SELECT @lane, workspace_id, source_id, (now() AT TIME ZONE 'UTC')::date, accepted, applied, duplicate, failed, suppressed
+		INSERT INTO counters AS c (lane, workspace_id, source_id, day, accepted, applied, duplicate, failed, suppressed, quarantined)
+		SELECT @lane, workspace_id, source_id, (now() AT TIME ZONE 'UTC')::date, accepted, applied, duplicate, failed, suppressed,
+		       quarantined
 		FROM unnest(@workspaces::integer[], @sources::integer[], @accepted::bigint[], @applied::bigint[],
-		            @duplicate::bigint[], @failed::bigint[], @suppressed::bigint[])
-		     AS t (workspace_id, source_id, accepted, applied, duplicate, failed, suppressed)
+		            @duplicate::bigint[], @failed::bigint[], @suppressed::bigint[], @quarantined::bigint[])
+		     AS t (workspace_id, source_id, accepted, applied, duplicate, failed, suppressed, quarantined)
 		ON CONFLICT (lane, workspace_id, source_id, day) DO UPDATE
-		SET accepted   = c.accepted + excluded.accepted,
-		    applied    = c.applied + excluded.applied,
-		    duplicate  = c.duplicate + excluded.duplicate,
-		    failed     = c.failed + excluded.failed,
-		    suppressed = c.suppressed + excluded.suppressed`
+		SET accepted    = c.accepted + excluded.accepted,
+		    applied     = c.applied + excluded.applied,
+		    duplicate   = c.duplicate + excluded.duplicate,
+		    failed      = c.failed + excluded.failed,
+		    suppressed  = c.suppressed + excluded.suppressed,
+		    quarantined = c.quarantined + excluded.quarantined`
 	batch := &pgx.Batch{}
 	var asOf *time.Time
 	if !w.asOf.IsZero() {
@@ -468,7 +474,7 @@ func (l *Lane) advance(ctx context.Context, tx pgx.Tx, w work, t *tally) error {
 		"heard": t.heard, "as_of": asOf, "lease": l.lease,
 	})
 	var workspaces, sources []int32
-	var accepted, applied, duplicate, failed, suppressed []int64
+	var accepted, applied, duplicate, failed, suppressed, quarantined []int64
 	for _, k := range slices.SortedFunc(maps.Keys(t.counts), func(a, b countKey) int {
 		return cmp.Or(cmp.Compare(a.workspace, b.workspace), cmp.Compare(a.source, b.source))
 	}) {
@@ -479,11 +485,12 @@ func (l *Lane) advance(ctx context.Context, tx pgx.Tx, w work, t *tally) error {
 		workspaces, sources = append(workspaces, k.workspace), append(sources, k.source)
 		accepted, applied = append(accepted, c.accepted), append(applied, c.applied)
 		duplicate, failed, suppressed = append(duplicate, c.duplicate), append(failed, c.failed), append(suppressed, c.suppressed)
+		quarantined = append(quarantined, c.quarantined)
 	}
 	if len(workspaces) > 0 {
 		batch.Queue(counters, pgx.StrictNamedArgs{
 			"lane": l.number, "workspaces": workspaces, "sources": sources, "accepted": accepted, "applied": applied,
-			"duplicate": duplicate, "failed": failed, "suppressed": suppressed,
+			"duplicate": duplicate, "failed": failed, "suppressed": suppressed, "quarantined": quarantined,
 		})
 	}
 	l.writeArrivals(batch, t)
@@ -503,29 +510,13 @@ func (l *Lane) advance(ctx context.Context, tx pgx.Tx, w work, t *tally) error {
 	return nil
 }
 
-// unwrap replaces replays by the failed messages that are to be tried again. They count as accepted once more.
-func unwrap(messages []Message, t *tally) error {
-	for i := range messages {
-		if messages[i].Kind != KindReplay {
-			continue
-		}
-		inner, err := DecodeMessage(messages[i].Body)
-		if err != nil {
-			return fmt.Errorf("replay: %w", err) // it was read when it was put there
-		}
-		messages[i] = inner
-		t.count(&messages[i]).accepted++
-	}
-	return nil
-}
-
 // setAside keeps messages as failed that are not to be tried, unless they were dealt with before.
 func (l *Lane) setAside(ctx context.Context, tx pgx.Tx, messages []Message, reread int, why failure, t *tally) error {
 	fresh, err := l.dedupe(ctx, tx, messages, reread, t)
 	if err != nil {
 		return err
 	}
-	if err := unwrap(fresh, t); err != nil {
+	if fresh, err = l.unwrap(ctx, tx, fresh, t); err != nil {
 		return err
 	}
 	if fresh, _, err = l.suppress(ctx, tx, fresh, false, time.Now(), t); err != nil {

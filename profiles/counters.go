@@ -10,19 +10,19 @@ import (
 
 // Counts tell what became of accepted events.
 type Counts struct {
-	Accepted, Applied, Duplicate, Failed, Suppressed int64
+	Accepted, Applied, Duplicate, Failed, Suppressed, Quarantined int64
 }
 
 // AddUp tells whether every accepted event is accounted for.
 func (c Counts) AddUp() bool {
-	return c.Accepted == c.Applied+c.Duplicate+c.Failed+c.Suppressed
+	return c.Accepted == c.Applied+c.Duplicate+c.Failed+c.Suppressed+c.Quarantined
 }
 
 // Plus returns the sum.
 func (c Counts) Plus(d Counts) Counts {
 	return Counts{
 		c.Accepted + d.Accepted, c.Applied + d.Applied, c.Duplicate + d.Duplicate, c.Failed + d.Failed,
-		c.Suppressed + d.Suppressed,
+		c.Suppressed + d.Suppressed, c.Quarantined + d.Quarantined,
 	}
 }
 
@@ -42,14 +42,14 @@ type DayCounts struct {
 func (r *Reader) CountsBySource(ctx context.Context, workspace int32) ([]SourceCounts, error) {
 	const query = `
 		SELECT source_id, sum(accepted)::bigint, sum(applied)::bigint, sum(duplicate)::bigint, sum(failed)::bigint,
-			sum(suppressed)::bigint
+			sum(suppressed)::bigint, sum(quarantined)::bigint
 		FROM counters
 		WHERE lane = ANY (@lanes) AND workspace_id = @workspace
 		GROUP BY source_id
 		ORDER BY source_id`
 	rows, _ := r.db.Query(ctx, query, pgx.StrictNamedArgs{"lanes": laneList(r.lanes), "workspace": workspace}) // err: below
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c SourceCounts, err error) {
-		err = row.Scan(&c.Source, &c.Accepted, &c.Applied, &c.Duplicate, &c.Failed, &c.Suppressed)
+		err = row.Scan(&c.Source, &c.Accepted, &c.Applied, &c.Duplicate, &c.Failed, &c.Suppressed, &c.Quarantined)
 		return c, err
 	})
 	if err != nil {
@@ -62,14 +62,14 @@ func (r *Reader) CountsBySource(ctx context.Context, workspace int32) ([]SourceC
 func (r *Reader) CountsByDay(ctx context.Context, workspace int32, days int) ([]DayCounts, error) {
 	const query = `
 		SELECT day, sum(accepted)::bigint, sum(applied)::bigint, sum(duplicate)::bigint, sum(failed)::bigint,
-			sum(suppressed)::bigint
+			sum(suppressed)::bigint, sum(quarantined)::bigint
 		FROM counters
 		WHERE lane = ANY (@lanes) AND workspace_id = @workspace AND day > (now() AT TIME ZONE 'UTC')::date - @days::integer
 		GROUP BY day
 		ORDER BY day DESC`
 	rows, _ := r.db.Query(ctx, query, pgx.StrictNamedArgs{"lanes": laneList(r.lanes), "workspace": workspace, "days": days}) // err: below
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c DayCounts, err error) {
-		err = row.Scan(&c.Day, &c.Accepted, &c.Applied, &c.Duplicate, &c.Failed, &c.Suppressed)
+		err = row.Scan(&c.Day, &c.Accepted, &c.Applied, &c.Duplicate, &c.Failed, &c.Suppressed, &c.Quarantined)
 		return c, err
 	})
 	if err != nil {

@@ -412,7 +412,7 @@ func (x *eraser) delete(ctx context.Context, tx pgx.Tx) error {
 			return err
 		}
 	}
-	for _, drop := range []func(context.Context, pgx.Tx) error{x.leaveHomes, x.leaveFamilies, x.dropFailed} {
+	for _, drop := range []func(context.Context, pgx.Tx) error{x.leaveHomes, x.leaveFamilies, x.dropFailed, x.dropQuarantined} {
 		if err := drop(ctx, tx); err != nil {
 			return fmt.Errorf("forget somebody in lane %d: %w", x.lane.number, err)
 		}
@@ -505,13 +505,23 @@ func (x *eraser) leaveFamilies(ctx context.Context, tx pgx.Tx) error {
 // dropFailed deletes the failed events that name the person in any way. They have to be read for that; as with all that
 // fails, there are few.
 func (x *eraser) dropFailed(ctx context.Context, tx pgx.Tx) error {
-	const query = `
+	return x.dropNaming(ctx, tx, "failed_events")
+}
+
+// dropQuarantined does the same with the quarantined ones, of which retention leaves a bounded number.
+func (x *eraser) dropQuarantined(ctx context.Context, tx pgx.Tx) error {
+	return x.dropNaming(ctx, tx, "quarantined_events")
+}
+
+// dropNaming deletes from a table of messages those that name the person.
+func (x *eraser) dropNaming(ctx context.Context, tx pgx.Tx, table string) error {
+	query := `
 		SELECT id, message
-		FROM failed_events
+		FROM ` + table + `
 		WHERE lane = @lane AND workspace_id = @workspace AND id > @after
 		ORDER BY id
 		LIMIT 1000`
-	const remove = `DELETE FROM failed_events WHERE lane = @lane AND workspace_id = @workspace AND id = ANY (@ids)`
+	remove := `DELETE FROM ` + table + ` WHERE lane = @lane AND workspace_id = @workspace AND id = ANY (@ids)`
 	var theirs []int64
 	for after, n := int64(0), 1; n > 0; {
 		rows, _ := tx.Query(ctx, query, pgx.StrictNamedArgs{"lane": x.lane.number, "workspace": x.workspace, "after": after})
@@ -523,9 +533,11 @@ func (x *eraser) dropFailed(ctx context.Context, tx pgx.Tx) error {
 			if err != nil {
 				return nil // never was a message: nobody can tell
 			}
-			e, err := parseEvent(m.Body)
-			if m.Kind != KindEvent || err != nil {
-				e = nil
+			var e *Event
+			if body, ok := m.event(); ok {
+				if e, err = parseEvent(body); err != nil {
+					e = nil
+				}
 			}
 			if slices.ContainsFunc(named(&m, e, x.secret), func(key Key) bool { return x.is(key) || x.keys[key] == keyContact }) {
 				theirs = append(theirs, after)
@@ -536,7 +548,7 @@ func (x *eraser) dropFailed(ctx context.Context, tx pgx.Tx) error {
 			return err
 		}
 	}
-	_, err := x.exec(ctx, tx, "failed_events", remove, pgx.StrictNamedArgs{"ids": theirs})
+	_, err := x.exec(ctx, tx, table, remove, pgx.StrictNamedArgs{"ids": theirs})
 	return err
 }
 

@@ -269,7 +269,7 @@ func TestAnErasureLeavesWhatNeverWasTheirs(t *testing.T) {
 			}
 			for _, query := range []string{
 				`SELECT count(*) FROM erasure_keys`,
-				`SELECT count(*) FROM counters WHERE accepted <> applied + duplicate + failed + suppressed`,
+				`SELECT count(*) FROM counters WHERE accepted <> applied + duplicate + failed + suppressed + quarantined`,
 				`SELECT count(*) FROM memberships AS m WHERE NOT EXISTS (
 					SELECT FROM profiles AS p WHERE p.lane = m.lane AND p.id = m.profile_id)`,
 				`SELECT coalesce(sum(members), 0)::bigint - (SELECT count(*) FROM memberships) FROM segment_counts`,

@@ -81,9 +81,9 @@ type sequences struct{ outbox, archive, transition int64 }
 
 // Result is what came of a batch.
 type Result struct {
-	Applied, Duplicates, Failed, Suppressed int
-	Transitions                             int
-	Outbox                                  []Outgoing // to be published, in this order
+	Applied, Duplicates, Failed, Suppressed, Quarantined int
+	Transitions                                          int
+	Outbox                                               []Outgoing // to be published, in this order
 }
 
 // Number is the lane's number.

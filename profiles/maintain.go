@@ -16,6 +16,8 @@ import (
 type Retention struct {
 	Events time.Duration // archived events, and with them what a new segment can be built from: 400 days
 	Dedupe time.Duration // how long a message is sure to be remembered; it is for up to twice as long: 7 days
+
+	Quarantine time.Duration // quarantined events: 30 days
 }
 
 func (r Retention) withDefaults() Retention {
@@ -24,6 +26,9 @@ func (r Retention) withDefaults() Retention {
 	}
 	if r.Dedupe == 0 {
 		r.Dedupe = 7 * 24 * time.Hour
+	}
+	if r.Quarantine == 0 {
+		r.Quarantine = 30 * 24 * time.Hour
 	}
 	return r
 }
@@ -62,7 +67,7 @@ func (s *Store) maintain(ctx context.Context, keep Retention) error {
 	_, err := s.RotateDedupe(ctx, keep.Dedupe)
 	return errors.Join(err, s.Partition(ctx), s.DropEventsBefore(ctx, time.Now().Add(-keep.Events)), s.renewTombstoneKeys(ctx),
 		s.forgetSuppressed(ctx, time.Now().Add(-keep.Events)), s.foldArrivals(ctx, time.Now()),
-		s.forgetVisitorClaims(ctx))
+		s.forgetVisitorClaims(ctx), s.dropQuarantinedBefore(ctx, time.Now().Add(-keep.Quarantine)))
 }
 
 // forgetSuppressed forgets which events were suppressed before t.

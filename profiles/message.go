@@ -18,6 +18,10 @@ const (
 
 	KindVerdict     MessageKind = 8 // to a visitor's home lane: claims on it are void, or count again
 	KindLinkVerdict MessageKind = 9 // to the workspace's family lane: the same of claims between users
+
+	KindQuarantine MessageKind = 10 // an event that is to be kept out of profiles, from the collector
+	KindRelease    MessageKind = 11 // to the lane of a quarantined event: apply what it has become
+	KindMoved      MessageKind = 12 // to an identifier's home lane: an event that was quarantined in another
 )
 
 // Message is what a lane's stream carries: an event from the collector, or what one lane has to tell another.
@@ -32,4 +36,4 @@ type Message struct {
 }
 
 // betweenLanes tells whether messages of a kind come out of a lane's outbox.
-func (k MessageKind) betweenLanes() bool { return k >= KindClaim && k <= KindPiece }
+func (k MessageKind) betweenLanes() bool { return k >= KindClaim && k <= KindPiece || k == KindMoved }

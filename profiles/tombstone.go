@@ -215,8 +215,8 @@ func (l *Lane) suppress(ctx context.Context, tx pgx.Tx, fresh []Message, read bo
 			continue
 		}
 		at := m.Received
-		if m.Kind == KindEvent && read {
-			if events[i], err = DecodeEvent(m.Body); err == nil && events[i].Timestamp.Before(at) {
+		if body, ok := m.event(); ok && read {
+			if events[i], err = DecodeEvent(body); err == nil && events[i].Timestamp.Before(at) {
 				at = events[i].Timestamp
 			}
 		}
@@ -269,7 +269,7 @@ func (l *Lane) noteSuppressed(ctx context.Context, tx pgx.Tx, late []Message, no
 	var messages []Key
 	var received []time.Time
 	for _, m := range late {
-		if m.Kind != KindEvent {
+		if m.Kind != KindEvent && m.Kind != KindQuarantine {
 			continue
 		}
 		workspaces, sources = append(workspaces, m.Workspace), append(sources, m.Source)
@@ -292,9 +292,9 @@ func (l *Lane) noteSuppressed(ctx context.Context, tx pgx.Tx, late []Message, no
 func named(m *Message, e *Event, secret Secret) []Key {
 	keys := []Key{m.Key}
 	switch m.Kind {
-	case KindEvent:
+	case KindEvent, KindQuarantine:
 		if e == nil {
-			return keys
+			return append(keys, rawKeys(m, secret)...)
 		}
 		var ids []Identifier
 		for _, id := range []Identifier{

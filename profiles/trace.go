@@ -17,6 +17,8 @@ type Traced struct {
 
 	Suppressed bool // it came too late: whom it is about was forgotten
 
+	Quarantined *QuarantinedEvent // it is kept out of profiles; nil: it is not
+
 	Applied   bool // otherwise it failed
 	Type      string
 	Name      string
@@ -69,6 +71,21 @@ func (r *Reader) Trace(ctx context.Context, workspace int32, messageID string) (
 	for _, f := range failures {
 		if !slices.ContainsFunc(found, func(t Traced) bool { return t.Source == f.Source }) {
 			found = append(found, Traced{Source: f.Source, ReceivedAt: f.ReceivedAt, Failed: f})
+		}
+	}
+
+	const quarantined = `
+		SELECT lane, id, source_id, message_id, received_at, quarantined_at, type, event, reason, violations, NULL::bytea
+		FROM quarantined_events
+		WHERE lane = ANY (@lanes) AND message_key = @message AND workspace_id = @workspace`
+	rows, _ = r.db.Query(ctx, quarantined, args) // err: below
+	held, err := pgx.CollectRows(rows, scanQuarantined)
+	if err != nil {
+		return nil, fmt.Errorf("trace quarantined events: %w", err)
+	}
+	for _, q := range held {
+		if !slices.ContainsFunc(found, func(t Traced) bool { return t.Source == q.Source }) {
+			found = append(found, Traced{Source: q.Source, ReceivedAt: q.ReceivedAt, Quarantined: &q})
 		}
 	}
 
