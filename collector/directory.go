@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/mubatch/mubatch/collector/plan"
 	"github.com/mubatch/mubatch/profiles"
 )
 
@@ -48,6 +50,7 @@ type Grant struct {
 	WebhookSecrets   [][]byte `db:"webhook_secrets" json:"webhook_secrets,omitempty"`
 
 	used *atomic.Bool // since last_used_at was written
+	plan trackingPlan // of the source
 }
 
 const (
@@ -75,6 +78,7 @@ type Directory struct {
 
 	// Of Run alone:
 	saved     []Grant
+	planned   []directorySchema // saved
 	savedAt   time.Time
 	countedAt time.Time
 }
@@ -84,6 +88,20 @@ type directorySnapshot struct {
 	grants map[string]Grant
 	list   []Grant         // in the order of their ids
 	hooks  map[int32]*hook // of the sources of webhooks, by their ids
+	plans  []directorySchema
+}
+
+// directorySchema is a schema of a source's plan.
+type directorySchema struct {
+	ID       int32  `db:"id" json:"id"`
+	SourceID int32  `db:"source_id" json:"source_id"`
+	Type     string `db:"type" json:"type"`
+	Event    string `db:"event" json:"event"`
+	Action   string `db:"action" json:"action"`
+	Version  int    `db:"version" json:"version"`
+	Schema   []byte `db:"schema" json:"schema"` // nil where it is that of the snapshot before
+
+	compiled *plan.Schema // nil if it cannot be
 }
 
 type directoryRead struct {
@@ -227,26 +245,77 @@ func (d *Directory) read(ctx context.Context, read *directoryRead) {
 		ORDER BY k.id`
 	rows, _ := d.pool.Query(ctx, query) // err: below
 	list, err := pgx.CollectRows(rows, pgx.RowToStructByNameLax[Grant])
+	var plans []directorySchema
+	if err == nil {
+		plans, err = d.readPlans(ctx)
+	}
 	if err != nil {
 		read.err = fmt.Errorf("read write keys: %w", err)
 	} else {
-		d.use(list, d.last)
+		d.use(list, plans, d.last)
 	}
 	close(read.done)
 }
 
-// use makes list the snapshot.
-func (d *Directory) use(list []Grant, asOf time.Time) {
-	old := d.snapshot.Load()
-	s := &directorySnapshot{asOf: asOf, grants: make(map[string]Grant, len(list)), list: list, hooks: d.hooks(list, old.hooks)}
+// readPlans returns the schemas of all plans. The text of those that are known already stays where it is.
+func (d *Directory) readPlans(ctx context.Context) ([]directorySchema, error) {
+	const query = `
+		SELECT s.id, s.source_id, s.type, s.event, s.action, s.version,
+		       CASE WHEN k.id IS NULL THEN convert_to(s.schema, 'UTF8') END AS schema
+		FROM source_schemas AS s
+		LEFT JOIN unnest(@ids::integer[], @versions::integer[]) AS k (id, version) ON k.id = s.id AND k.version = s.version
+		ORDER BY s.id`
+	var ids, versions []int32
+	for _, s := range d.snapshot.Load().plans {
+		ids, versions = append(ids, s.ID), append(versions, int32(s.Version))
+	}
+	rows, _ := d.pool.Query(ctx, query, pgx.StrictNamedArgs{"ids": ids, "versions": versions}) // err: below
+	return pgx.CollectRows(rows, pgx.RowToStructByNameLax[directorySchema])
+}
+
+// use makes list the snapshot, with the plans of the sources.
+func (d *Directory) use(list []Grant, plans []directorySchema, asOf time.Time) {
+	last := d.snapshot.Load()
+	s := &directorySnapshot{
+		asOf: asOf, grants: make(map[string]Grant, len(list)), list: list, hooks: d.hooks(list, last.hooks), plans: plans,
+	}
+	bySource := d.compile(plans, last.plans)
 	for i := range list {
-		list[i].used = old.grants[list[i].Key].used
+		list[i].plan = bySource[list[i].SourceID]
+		list[i].used = last.grants[list[i].Key].used
 		if list[i].used == nil {
 			list[i].used = new(atomic.Bool)
 		}
 		s.grants[list[i].Key] = list[i]
 	}
 	d.snapshot.Store(s)
+}
+
+// compile returns the plans of sources by their ids. What was compiled before is not compiled again.
+func (d *Directory) compile(plans, before []directorySchema) map[int32]trackingPlan {
+	known := make(map[int32]directorySchema, len(before))
+	for _, s := range before {
+		known[s.ID] = s
+	}
+	bySource := map[int32]trackingPlan{}
+	for i := range plans {
+		s := &plans[i]
+		if k, ok := known[s.ID]; ok && k.Version == s.Version {
+			s.Schema, s.compiled = k.Schema, k.compiled
+		} else if compiled, err := plan.Compile(s.Schema); err != nil { // it could be when it was saved
+			d.log.Error("a schema cannot be compiled any more, its events are not checked", "schema", s.ID, "version", s.Version)
+		} else {
+			s.compiled = compiled
+		}
+		if s.compiled == nil {
+			continue
+		}
+		if bySource[s.SourceID] == nil {
+			bySource[s.SourceID] = trackingPlan{}
+		}
+		bySource[s.SourceID][planned{s.Type, s.Event}] = planSchema{s.compiled, s.Action}
+	}
+	return bySource
 }
 
 // count notes which keys have been used, once a minute.
@@ -285,6 +354,8 @@ type directoryFile struct {
 	AsOf   time.Time `json:"as_of"`
 	Lanes  int       `json:"lanes"`
 	Grants []Grant   `json:"grants"`
+
+	Plans []directorySchema `json:"plans,omitempty"`
 }
 
 func (d *Directory) load() error {
@@ -302,18 +373,18 @@ func (d *Directory) load() error {
 	if file.Lanes != d.cfg.Lanes { // Postgres cannot be asked who is right, and events in lanes that nobody reads are lost
 		return fmt.Errorf("read %s: it is of an installation with %d lanes, the configuration says %d", d.cfg.DirectoryFile, file.Lanes, d.cfg.Lanes)
 	}
-	d.use(file.Grants, file.AsOf)
+	d.use(file.Grants, file.Plans, file.AsOf)
 	return nil
 }
 
 // save writes the file if the keys have changed or it has grown old. A crash leaves the old file or the new one.
 func (d *Directory) save(ctx context.Context) {
 	s := d.snapshot.Load()
-	if d.cfg.DirectoryFile == "" || time.Since(d.savedAt) < directorySave && reflect.DeepEqual(d.saved, s.list) {
+	if d.cfg.DirectoryFile == "" || time.Since(d.savedAt) < directorySave && reflect.DeepEqual(d.saved, s.list) && samePlans(d.planned, s.plans) {
 		return
 	}
 	err := func() error {
-		b, err := json.Marshal(directoryFile{AsOf: s.asOf, Lanes: d.cfg.Lanes, Grants: s.list})
+		b, err := json.Marshal(directoryFile{AsOf: s.asOf, Lanes: d.cfg.Lanes, Grants: s.list, Plans: s.plans})
 		if err != nil {
 			return err
 		}
@@ -334,5 +405,10 @@ func (d *Directory) save(ctx context.Context) {
 		d.log.WarnContext(ctx, "the file of write keys could not be written", "err", err)
 		return
 	}
-	d.saved, d.savedAt = s.list, time.Now()
+	d.saved, d.planned, d.savedAt = s.list, s.plans, time.Now()
+}
+
+// samePlans tells whether two lists hold the same versions of the same schemas.
+func samePlans(a, b []directorySchema) bool {
+	return slices.EqualFunc(a, b, func(x, y directorySchema) bool { return x.ID == y.ID && x.Version == y.Version })
 }

@@ -22,7 +22,8 @@ import (
 //	timestamp (corrected), originalTimestamp and sentAt (as they came), receivedAt,
 //	category, context, properties, traits, integrations,
 //	the members we do not know, as they came,
-//	_blocked (the ids that identify nobody and were left out), _sanitized (how many characters were replaced)
+//	_blocked (the ids that identify nobody and were left out), _sanitized (how many characters were replaced),
+//	_bot (which program sent it), _violations (what is not as the source's plan says)
 
 type field int
 
@@ -90,7 +91,7 @@ func fieldOf(quoted []byte) field {
 		return fieldTraits
 	case `"integrations"`:
 		return fieldIntegrations
-	case `"receivedAt"`, `"writeKey"`, `"_metadata"`, `"_blocked"`, `"_sanitized"`:
+	case `"receivedAt"`, `"writeKey"`, `"_metadata"`, `"_blocked"`, `"_sanitized"`, `"_violations"`, `"_bot"`:
 		return fieldDropped
 	}
 	return fieldUnknown
@@ -111,6 +112,10 @@ type shared struct {
 	maxBytes     int       // of an event
 
 	visitor *visitorClaim // nil: no token is asked for
+
+	userAgent string // of the browser that sent it; an event's own goes before
+	headless  bool   // so the browser says
+	prefetch  bool   // likewise: nobody has looked at the page yet
 }
 
 // cleaned is an event that is fit to be kept.
@@ -122,6 +127,8 @@ type cleaned struct {
 	who       profiles.Identifier // whom it is about: the user, else the visitor
 	blocked   []field
 	sanitized int
+	skew      time.Duration // by which its clock is behind ours, or its way took, if it says when it was sent
+	skewed    bool          // it does
 }
 
 // eventCleaner turns what clients send into events. It may be used again, but not at once.
@@ -354,7 +361,9 @@ func (ec *eventCleaner) assemble(e *cleaned, of *shared) []byte {
 		sentAt = of.sentAt
 	}
 	b = append(b, `,"timestamp":`...)
-	b = appendTime(b, eventTime(of.received, original, sentAt))
+	sent, ok := parseTime(sentAt)
+	e.skew, e.skewed = of.received.Sub(sent), ok
+	b = appendTime(b, eventTime(of.received, original, sent, ok))
 	if original != nil {
 		put(fieldOriginalTimestamp, original)
 	}
@@ -482,15 +491,15 @@ const (
 
 var earliest = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// eventTime returns when it happened by our clock: the client's clock tells how long before sending. original and
-// sentAt are canonical scalars or nil. Without a usable sentAt the client's clock is taken to be right; without a usable
-// original time, it happened when it was received.
-func eventTime(received time.Time, original, sentAt []byte) time.Time {
+// eventTime returns when it happened by our clock: the client's clock tells how long before sending. original is a canonical
+// scalar or nil. If it is not known when it was sent, the client's clock is taken to be right; without a usable original time,
+// it happened when it was received.
+func eventTime(received time.Time, original []byte, sent time.Time, known bool) time.Time {
 	at, ok := parseTime(original)
 	if !ok {
 		return received
 	}
-	if sent, ok := parseTime(sentAt); ok {
+	if known {
 		skew := received.Sub(sent)
 		if skew > maxClockSkew || skew < -maxClockSkew {
 			return received

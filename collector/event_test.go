@@ -287,7 +287,8 @@ func TestEventTime(t *testing.T) {
 			if tt.sentAt != "" {
 				sentAt = []byte(tt.sentAt)
 			}
-			got := string(appendTime(nil, eventTime(testReceived, original, sentAt)))
+			sent, ok := parseTime(sentAt)
+			got := string(appendTime(nil, eventTime(testReceived, original, sent, ok)))
 			if got != `"`+tt.want+`"` {
 				t.Errorf("%s, want %s", got, tt.want)
 			}

@@ -180,6 +180,7 @@ func missingKey() *problem.Problem {
 // shared returns what the events of a request have in common as far as the connection tells.
 func (h *Handler) shared(r *http.Request, received time.Time, g Grant) shared {
 	s := shared{received: received, sentAt: sentAt(r), maxBytes: h.cfg.MaxEventBytes}
+	s.browser(r)
 	if g.Settings.CollectIP == nil || *g.Settings.CollectIP {
 		if ip := h.clientIP(r); ip.IsValid() {
 			s.ip = append(ip.AppendTo(append(make([]byte, 0, 48), '"')), '"')

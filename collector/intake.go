@@ -3,6 +3,9 @@ package collector
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
 	"slices"
 	"strconv"
 	"sync"
@@ -23,12 +26,13 @@ type Intake struct {
 	cfg      Config
 	to       *Committer
 	metrics  *intakeMetrics
+	tallies  *tallies
 	cleaners sync.Pool // of *eventCleaner
 }
 
 // NewIntake returns the way in to the lanes that to writes.
 func NewIntake(cfg Config, to *Committer, reg prometheus.Registerer) *Intake {
-	in := &Intake{cfg: cfg.withDefaults(), to: to, metrics: newIntakeMetrics(reg)}
+	in := &Intake{cfg: cfg.withDefaults(), to: to, metrics: newIntakeMetrics(reg), tallies: newTallies()}
 	in.cleaners.New = func() any { return new(eventCleaner) }
 	return in
 }
@@ -102,6 +106,7 @@ func (in *Intake) take(ctx context.Context, g Grant, of shared, events []incomin
 	defer in.cleaners.Put(ec)
 	msgs := make([]Routed, 0, len(events))
 	results := make([]Result, len(events))
+	t := tally{received: of.received}
 	for i, ev := range events {
 		e, f := cleaned{kind: ev.kind}, ev.fault
 		if f == nil {
@@ -116,15 +121,31 @@ func (in *Intake) take(ctx context.Context, g Grant, of shared, events []incomin
 				Index: i, MessageID: peekMessageID(ev.raw), Status: Rejected,
 				Code: f.code, Reason: f.reason, Pointer: f.pointer(at...), kind: cmp.Or(e.kind, otherKind),
 			}
+			t.rejected(results[i].kind, f)
 			continue
 		}
 		results[i] = Result{Index: i, MessageID: e.messageID, Generated: e.generated, Status: Accepted, kind: e.kind}
-		msgs = append(msgs, in.route(&e, g, of.received))
+		found := ec.inspect(&e, &g, &of)
+		e.note(&found)
+		m := in.route(&e, g, of.received)
+		if found.action == ActionQuarantine {
+			body, err := profiles.AppendQuarantined(nil, profiles.Quarantined{
+				MessageID: e.messageID, Type: e.kind, Event: ec.eventName(&e), Violations: found.violations, Body: e.body,
+			})
+			if err != nil {
+				return nil, err
+			}
+			m.Kind, m.Body = profiles.KindQuarantine, body
+		}
+		t.accepted(&e, &found, ec.eventName(&e))
+		msgs = append(msgs, m)
 	}
 	if of.visitor != nil {
 		of.visitor.claim(ctx, msgs) // while nobody can have seen these events: from then on the visitor is known
 	}
-	if err := in.commit(ctx, msgs, results); err != nil {
+	err := in.commit(ctx, msgs, results)
+	in.tallies.add(g, &t, err == nil)
+	if err != nil {
 		return nil, err
 	}
 	return results, nil
@@ -159,5 +180,34 @@ func (in *Intake) commit(ctx context.Context, msgs []Routed, results []Result) e
 		}
 		in.metrics.events.WithLabelValues(results[i].kind, status).Inc()
 	}
+	return err
+}
+
+// Quarantine makes something durable that could not be made into events, such as what a mapping fails on, together with why:
+// it can be looked at, mapped and replayed, and is never applied as it is. It is remembered by its messageId, or if that is
+// empty by its bytes, so that bringing it again does nothing. Errors are those of [Intake.Take], and [ErrInvalid] if it is
+// larger than a request may be.
+func (in *Intake) Quarantine(ctx context.Context, from Grant, received time.Time, messageID string, payload []byte, why ...profiles.Violation) error {
+	if len(payload) > in.cfg.MaxBodyBytes {
+		return fmt.Errorf("%w: larger than %d bytes", ErrInvalid, in.cfg.MaxBodyBytes)
+	}
+	if messageID == "" {
+		sum := sha256.Sum256(payload)
+		messageID = "sha256:" + hex.EncodeToString(sum[:])
+	}
+	received = received.UTC().Truncate(time.Millisecond)
+	body, err := profiles.AppendQuarantined(nil, profiles.Quarantined{MessageID: messageID, Violations: why, Body: payload})
+	if err != nil {
+		return err
+	}
+	key := profiles.MessageKey(messageID) // nobody is known yet whom it is about
+	m := Routed{Lane: key.Lane(in.to.stream.Lanes()), Message: profiles.Message{
+		Kind: profiles.KindQuarantine, Workspace: from.WorkspaceID, Source: from.SourceID, ID: key, Key: key, Received: received, Body: body,
+	}}
+	results := []Result{{MessageID: messageID, Status: Accepted, kind: otherKind}}
+	t := tally{received: received}
+	t.accepted(&cleaned{kind: otherKind}, &finding{action: ActionQuarantine, violations: why}, "")
+	err = in.commit(ctx, []Routed{m}, results)
+	in.tallies.add(from, &t, err == nil)
 	return err
 }

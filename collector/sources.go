@@ -45,9 +45,14 @@ type SourceSettings struct {
 	MergeOn   []string `json:"merge_on,omitempty"`   // kinds of identifiers on which people are merged, such as "email"
 	CollectIP *bool    `json:"collect_ip,omitempty"` // whether context.ip is filled from the connection; default true
 	Dialects  []string `json:"dialects,omitempty"`   // that it takes events in; default segment and rudderstack
+	Unplanned string   `json:"unplanned,omitempty"`  // action for track calls that no schema is for; default none
+	Bots      string   `json:"bots,omitempty"`       // flag, quarantine or off: events that no person sent; default flag
 
 	Webhook *WebhookSettings `json:"webhook,omitempty"` // of a source of the type webhook, and of no other
 }
+
+// botsOff is the setting by which bots are not looked for.
+const botsOff = "off"
 
 // SourceUpdate is what to change of a source; nil leaves a field as it is.
 type SourceUpdate struct {

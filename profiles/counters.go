@@ -58,16 +58,26 @@ func (r *Reader) CountsBySource(ctx context.Context, workspace int32) ([]SourceC
 	return list, nil
 }
 
+// CountsOfSource returns the counts of a source on each of the last days on which there were events, the newest first.
+func (r *Reader) CountsOfSource(ctx context.Context, workspace, source int32, days int) ([]DayCounts, error) {
+	return r.countsByDay(ctx, workspace, source, days)
+}
+
 // CountsByDay returns the counts of each of the last days on which there were events, the newest first.
 func (r *Reader) CountsByDay(ctx context.Context, workspace int32, days int) ([]DayCounts, error) {
+	return r.countsByDay(ctx, workspace, 0, days)
+}
+
+func (r *Reader) countsByDay(ctx context.Context, workspace, source int32, days int) ([]DayCounts, error) {
 	const query = `
 		SELECT day, sum(accepted)::bigint, sum(applied)::bigint, sum(duplicate)::bigint, sum(failed)::bigint,
 			sum(suppressed)::bigint, sum(quarantined)::bigint
 		FROM counters
-		WHERE lane = ANY (@lanes) AND workspace_id = @workspace AND day > (now() AT TIME ZONE 'UTC')::date - @days::integer
+		WHERE lane = ANY (@lanes) AND workspace_id = @workspace AND (@source = 0 OR source_id = @source)
+			AND day > (now() AT TIME ZONE 'UTC')::date - @days::integer
 		GROUP BY day
 		ORDER BY day DESC`
-	rows, _ := r.db.Query(ctx, query, pgx.StrictNamedArgs{"lanes": laneList(r.lanes), "workspace": workspace, "days": days}) // err: below
+	rows, _ := r.db.Query(ctx, query, pgx.StrictNamedArgs{"lanes": laneList(r.lanes), "workspace": workspace, "source": source, "days": days}) // err: below
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c DayCounts, err error) {
 		err = row.Scan(&c.Day, &c.Accepted, &c.Applied, &c.Duplicate, &c.Failed, &c.Suppressed, &c.Quarantined)
 		return c, err
