@@ -137,7 +137,11 @@ func (in *Intake) take(ctx context.Context, g Grant, of shared, events []incomin
 			}
 			m.Kind, m.Body = profiles.KindQuarantine, body
 		}
-		t.accepted(&e, &found, ec.eventName(&e))
+		name := ""
+		if found.action != "" {
+			name = ec.eventName(&e)
+		}
+		t.accepted(&e, &found, name)
 		msgs = append(msgs, m)
 	}
 	if of.visitor != nil {

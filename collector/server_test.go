@@ -29,6 +29,7 @@ type server struct {
 	key    string
 	stream *collector.Stream
 	reg    *prometheus.Registry
+	intake *collector.Intake
 	http.Handler
 }
 
@@ -62,8 +63,9 @@ func newServerOn(t testing.TB, cfg collector.Config, rdb redis.UniversalClient) 
 	s.stream = stream
 	log := slog.New(slog.DiscardHandler)
 	directory := collector.NewDirectory(cfg, s.pool, s.reg, log)
+	s.intake = collector.NewIntake(cfg, committer, s.reg)
 	r := chi.NewRouter()
-	collector.NewHandler(cfg, directory, collector.NewIntake(cfg, committer, s.reg), s.reg, log).Routes(r)
+	collector.NewHandler(cfg, directory, s.intake, s.reg, log).Routes(r)
 	s.Handler = r
 	return s
 }

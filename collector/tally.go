@@ -2,7 +2,6 @@ package collector
 
 import (
 	"cmp"
-	"maps"
 	"math/bits"
 	"regexp"
 	"slices"
@@ -13,7 +12,7 @@ import (
 
 // Bounds of what is kept of a source in memory until it is written.
 const (
-	maxFaults  = 200 // events and reasons
+	maxFaults  = 200 // events and reasons, in an hour
 	maxSamples = 10  // of rejected events
 )
 
@@ -132,6 +131,13 @@ func bucketSkew(bucket int) time.Duration {
 type tallies struct {
 	mu       sync.RWMutex
 	bySource map[int32]*sourceTally
+	named    map[int32]*namedFaults
+}
+
+// namedFaults are the faults of a source that are counted by name. Whoever has a write key can think of any number of names.
+type namedFaults struct {
+	hour time.Time
+	keys map[faultKey]bool
 }
 
 type sourceTally struct {
@@ -142,16 +148,22 @@ type sourceTally struct {
 	skew      [skewBuckets]int64
 	faults    map[faultKey]int64
 	samples   []RejectedSample // the last ones
+	named     *namedFaults     // outlives what is taken
 }
 
-func newTallies() *tallies { return &tallies{bySource: map[int32]*sourceTally{}} }
+func newTallies() *tallies {
+	return &tallies{bySource: map[int32]*sourceTally{}, named: map[int32]*namedFaults{}}
+}
 
 // add adds what became of a request's events. If they are not known to be durable, none is known to have been accepted.
 func (ts *tallies) add(g Grant, t *tally, durable bool) {
 	for !ts.tryAdd(g.SourceID, t, durable) {
 		ts.mu.Lock()
 		if ts.bySource[g.SourceID] == nil {
-			ts.bySource[g.SourceID] = &sourceTally{workspace: g.WorkspaceID, faults: map[faultKey]int64{}}
+			if ts.named[g.SourceID] == nil {
+				ts.named[g.SourceID] = &namedFaults{}
+			}
+			ts.bySource[g.SourceID] = &sourceTally{workspace: g.WorkspaceID, faults: map[faultKey]int64{}, named: ts.named[g.SourceID]}
 		}
 		ts.mu.Unlock()
 	}
@@ -191,14 +203,23 @@ func (s *sourceTally) add(t *tally, durable bool) {
 	s.sample(t.samples)
 }
 
-// fault counts a fault. When there are too many kinds of them, those that are new are counted under one name.
+// fault counts a fault. When there are too many kinds of them in an hour, those that are new are counted under one name.
 func (s *sourceTally) fault(f faultKey, n int64) {
 	const mostName = 200
 	if len(f.event) > mostName {
 		f.event = strings.ToValidUTF8(f.event[:mostName], "")
 	}
-	if _, known := s.faults[f]; !known && len(s.faults) >= maxFaults {
-		f.event = otherKind
+	if hour := s.lastSeen.Truncate(time.Hour); s.named.keys == nil || !hour.Equal(s.named.hour) {
+		s.named.hour, s.named.keys = hour, map[faultKey]bool{}
+	}
+	for _, other := range []faultKey{f, {f.outcome, otherKind, f.reason}, {f.outcome, otherKind, otherKind}} {
+		if f = other; s.named.keys[f] {
+			break
+		}
+		if len(s.named.keys) < maxFaults {
+			s.named.keys[f] = true
+			break
+		}
 	}
 	s.faults[f] += n
 }
@@ -235,8 +256,8 @@ func (ts *tallies) giveBack(taken map[int32]*sourceTally) {
 		for i, n := range old.skew {
 			s.skew[i] += n
 		}
-		for _, f := range slices.SortedFunc(maps.Keys(old.faults), compareFaults) {
-			s.fault(f, old.faults[f])
+		for f, n := range old.faults {
+			s.faults[f] += n
 		}
 		newer := s.samples
 		s.samples = old.samples

@@ -18,8 +18,8 @@ import (
 // maxViolations is how many are told of one event.
 const maxViolations = 10
 
-// Check returns what is wrong with an event, JSON without anything twice, or nothing if it is as the schema says. What is
-// told tells of the schema, and of the event no more than the names of members. It is safe for concurrent use.
+// Check returns what is wrong with an event, JSON without anything twice, or nothing if it is as the schema says. An event
+// without properties, or of identify and group calls without traits, is checked as if it had empty ones. What is told tells of the schema, and of the event no more than the names of members. It is safe for concurrent use.
 func (s *Schema) Check(event []byte) []profiles.Violation {
 	r := reader{d: jsontext.NewDecoder(bytes.NewBuffer(event)), most: maxValues}
 	v, err := r.value(1)
@@ -28,6 +28,15 @@ func (s *Schema) Check(event []byte) []profiles.Violation {
 	}
 	if err != nil {
 		return []profiles.Violation{{Code: "unreadable", Pointer: "#", Detail: "cannot be read"}}
+	}
+	if object, ok := v.(map[string]any); ok {
+		member := "properties"
+		if object["type"] == "identify" || object["type"] == "group" {
+			member = "traits"
+		}
+		if _, given := object[member]; !given {
+			object[member] = map[string]any{}
+		}
 	}
 	var invalid *jsonschema.ValidationError
 	if err := s.compiled.Validate(v); !errors.As(err, &invalid) {

@@ -62,6 +62,10 @@ func TestCheck(t *testing.T) {
 		{"something missing", `{"properties":{"order_id":9007199254740993}}`, []profiles.Violation{
 			{Code: "required", Pointer: "#/properties/revenue", Detail: "is required"},
 		}},
+		{"nothing at all", `{"type":"track"}`, []profiles.Violation{
+			{Code: "required", Pointer: "#/properties/order_id", Detail: "is required"},
+			{Code: "required", Pointer: "#/properties/revenue", Detail: "is required"},
+		}},
 		{"something more", `{"properties":{"order_id":9007199254740993,"revenue":1,"colour":"red"}}`, []profiles.Violation{
 			{Code: "additional_properties", Pointer: "#/properties/colour", Detail: "is not in the plan"},
 		}},
