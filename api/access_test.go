@@ -63,7 +63,7 @@ func TestEveryRouteAdmitsOnlyItsScope(t *testing.T) {
 		"key": "key_999999", "source": "nothing", "write_key": "wk_999999", "webhook_secret": "whs_999999", "segment": "nothing", "profile": "user_id:nobody",
 		"message_id": "nothing", "failed_event": "fe_1_999999", "destination": "nothing",
 		"computed_trait": "nothing", "subscription": "nothing",
-		"erasure": "era_999999", "mapping": "map_999999", "import": "imp_999999",
+		"erasure": "era_999999", "mapping": "map_999999", "import": "imp_999999", "schema": "sch_999999", "quarantined_event": "qe_2_999999",
 	}
 	for _, rt := range w.managed() {
 		for _, scope := range api.Scopes() {
@@ -87,12 +87,14 @@ func TestNothingOfAnotherWorkspaceCanBeReached(t *testing.T) {
 		"key": "key_999999", "source": "src_999999", "write_key": "wk_999999", "webhook_secret": "whs_999999", "segment": "seg_999999", "destination": "dst_999999",
 		"profile": "p_" + strings.Repeat("0", 32), "message_id": "never-sent", "failed_event": "fe_2_999999",
 		"computed_trait": "ct_999999", "subscription": "sub_999999",
-		"erasure": "era_999999", "mapping": "map_999999", "import": "imp_999999",
+		"erasure": "era_999999", "mapping": "map_999999", "import": "imp_999999", "schema": "sch_999999", "quarantined_event": "qe_2_999999",
 	}
 	valid := map[string]string{
-		"PUT /api/v1/segments/{segment}":          `{"name":"mine","rule":{"event":"x"}}`,
-		"POST /api/v1/profiles/{profile}/unmerge": `{"identity":"anonymous_id:a1"}`,
-		"POST /api/v1/profiles/{profile}/remerge": `{"identity":"anonymous_id:a1"}`,
+		"PUT /api/v1/segments/{segment}":                `{"name":"mine","rule":{"event":"x"}}`,
+		"POST /api/v1/sources/{source}/schemas":         `{"event":"x","schema":{},"action":"flag"}`,
+		"PUT /api/v1/sources/{source}/schemas/{schema}": `{"schema":{},"action":"flag"}`,
+		"POST /api/v1/profiles/{profile}/unmerge":       `{"identity":"anonymous_id:a1"}`,
+		"POST /api/v1/profiles/{profile}/remerge":       `{"identity":"anonymous_id:a1"}`,
 	}
 	tried := 0
 	for _, rt := range w.managed() {
@@ -126,6 +128,7 @@ func TestNothingOfAnotherWorkspaceCanBeReached(t *testing.T) {
 	for _, path := range []string{
 		"/api/v1/profiles", "/api/v1/segments", "/api/v1/computed_traits", "/api/v1/sources", "/api/v1/mappings", "/api/v1/destinations",
 		"/api/v1/failed_events",
+		"/api/v1/quarantine",
 		"/api/v1/keys", "/api/v1/stats", "/api/v1/audit_log", "/api/v1/privacy/erasures",
 	} {
 		got := w.as(w.acme, "GET", path, "").want(200)

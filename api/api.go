@@ -34,6 +34,7 @@ type Config struct {
 	Destinations *activation.Store
 	Identities   Identities
 	Replayer     Replayer
+	Releaser     Releaser
 	Committer    Committer
 	ImportKeys   files.Keys      // seals the secrets of buckets
 	Tail         *collector.Tail // of the events as they are accepted; nil: nobody can listen to them
@@ -80,6 +81,8 @@ type stores struct {
 	audit        *AuditLog
 	identities   Identities
 	replayer     Replayer
+	quarantine   *profiles.Quarantine
+	releaser     Releaser
 	committer    Committer
 	imports      *files.Store
 	importKeys   files.Keys
@@ -102,6 +105,7 @@ func (s stores) in(db database) stores {
 	if s.destinations != nil {
 		s.sources = s.sources.WithKeys(s.destinations.KeyRing())
 	}
+	s.quarantine = profiles.NewQuarantine(db, s.lanes)
 	if tx, ok := db.(pgx.Tx); ok {
 		s.destinations = s.destinations.In(tx)
 	}
@@ -165,6 +169,20 @@ var routes = []route{
 	{method: "GET", pattern: "/sources/{source}/kafka", scope: Read, handle: getKafka},
 	{method: "PUT", pattern: "/sources/{source}/kafka", scope: Write, handle: putKafka},
 	{method: "GET", pattern: "/sources/{source}/kafka/rejected", scope: Read, handle: listKafkaRejected},
+	{method: "GET", pattern: "/sources/{source}/health", scope: Read, handle: getSourceHealth},
+	{method: "GET", pattern: "/sources/{source}/quality", scope: Read, handle: getQuality},
+	{method: "GET", pattern: "/sources/{source}/schemas", scope: Read, handle: listSchemas},
+	{method: "POST", pattern: "/sources/{source}/schemas", scope: Write, handle: createSchema},
+	{method: "GET", pattern: "/sources/{source}/schemas/{schema}", scope: Read, handle: getSchema},
+	{method: "PUT", pattern: "/sources/{source}/schemas/{schema}", scope: Write, handle: replaceSchema},
+	{method: "DELETE", pattern: "/sources/{source}/schemas/{schema}", scope: Write, handle: deleteSchema},
+	{method: "GET", pattern: "/sources/{source}/schemas/{schema}/versions", scope: Read, handle: listSchemaVersions},
+
+	{method: "GET", pattern: "/quarantine", scope: Read, handle: listQuarantine},
+	{method: "POST", pattern: "/quarantine/replay", scope: Write, handle: replayQuarantine},
+	{method: "POST", pattern: "/quarantine/discard", scope: Write, handle: discardQuarantine},
+	{method: "GET", pattern: "/quarantine/{quarantined_event}", scope: Read, handle: getQuarantined},
+	{method: "DELETE", pattern: "/quarantine/{quarantined_event}", scope: Write, handle: discardQuarantined},
 
 	{method: "GET", pattern: "/profiles", scope: Read, handle: listProfiles},
 	{method: "GET", pattern: "/profiles/{profile}", scope: Read, handle: getProfile},
@@ -247,7 +265,7 @@ var routes = []route{
 func New(cfg Config) chi.Router {
 	s := stores{
 		pool: cfg.Pool, lanes: cfg.Lanes, destinations: cfg.Destinations, identities: cfg.Identities,
-		replayer: cfg.Replayer, committer: cfg.Committer, importKeys: cfg.ImportKeys, kafka: cfg.Kafka,
+		replayer: cfg.Replayer, releaser: cfg.Releaser, committer: cfg.Committer, importKeys: cfg.ImportKeys, kafka: cfg.Kafka,
 	}.in(cfg.Pool)
 	a := &API{pool: cfg.Pool, stores: s, guard: newGuard(s.keys), live: newLiveFeeds(s.people, cfg), tail: cfg.Tail, log: cfg.Log}
 

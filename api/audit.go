@@ -37,6 +37,12 @@ var actions = map[string]string{
 
 	"POST /sources/{source}/webhook_secrets":                    "webhook_secret.create",
 	"DELETE /sources/{source}/webhook_secrets/{webhook_secret}": "webhook_secret.delete",
+	"POST /sources/{source}/schemas":                            "schema.create",
+	"PUT /sources/{source}/schemas/{schema}":                    "schema.replace",
+	"DELETE /sources/{source}/schemas/{schema}":                 "schema.delete",
+	"POST /quarantine/replay":                                   "quarantine.replay",
+	"POST /quarantine/discard":                                  "quarantine.discard",
+	"DELETE /quarantine/{quarantined_event}":                    "quarantined_event.discard",
 
 	"POST /segments":                  "segment.create",
 	"PUT /segments/{segment}":         "segment.replace",

@@ -58,7 +58,7 @@ func TestSources(t *testing.T) {
 	w.as(w.acme, "POST", "/api/v1/sources", `{"key":"x","settings":{"dialects":[]}}`).want(422, "invalid")
 
 	got := w.as(w.acme, "PATCH", "/api/v1/sources/app", `{"settings":{"collect_ip":false},"enabled":false}`).want(200)
-	if string(got.at("settings")) != `{"merge_on":["email"],"collect_ip":false,"dialects":["segment","rudderstack"]}` || string(got.at("enabled")) != "false" {
+	if string(got.at("settings")) != `{"merge_on":["email"],"collect_ip":false,"dialects":["segment","rudderstack"],"unplanned":"ignore","bots":"flag"}` || string(got.at("enabled")) != "false" {
 		t.Errorf("changed to %s", got.Body)
 	}
 	w.as(w.acme, "PATCH", "/api/v1/sources/app", `{"key":"other"}`).want(400, "unknown_member")
@@ -294,7 +294,7 @@ func TestStats(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	got := w.as(w.acme, "GET", "/api/v1/stats", "").want(200)
-	want := `{"accepted":7,"applied":5,"duplicate":1,"failed":1,"suppressed":0,"adds_up":true}`
+	want := `{"accepted":7,"applied":5,"duplicate":1,"failed":1,"suppressed":0,"quarantined":0,"adds_up":true}`
 	if string(got.at("events")) != want || string(got.at("sources", 0, "events")) != want || got.str("sources", 0, "source_key") != "acme-shop" {
 		t.Errorf("events: %s", got.Body)
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"net/http"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -22,10 +23,13 @@ type sourceJSON struct {
 }
 
 type settingsJSON struct {
-	MergeOn   []string                   `json:"merge_on"`
-	CollectIP bool                       `json:"collect_ip"`
-	Dialects  []string                   `json:"dialects"`
-	Webhook   *collector.WebhookSettings `json:"webhook,omitzero"`
+	MergeOn   []string `json:"merge_on"`
+	CollectIP bool     `json:"collect_ip"`
+	Dialects  []string `json:"dialects"`
+	Unplanned string   `json:"unplanned"`
+	Bots      string   `json:"bots"`
+
+	Webhook *collector.WebhookSettings `json:"webhook,omitzero"`
 }
 
 type writeKeyJSON struct {
@@ -46,7 +50,11 @@ func (c *call) showSources(sources ...collector.Source) (func(collector.Source) 
 	return func(s collector.Source) sourceJSON {
 		return sourceJSON{
 			formatID(sourceID, s.ID), s.Key, s.Name, s.Type,
-			settingsJSON{s.Settings.MergeOn, s.Settings.CollectIP == nil || *s.Settings.CollectIP, s.Settings.Speaks(), s.Settings.Webhook},
+			settingsJSON{
+				MergeOn: s.Settings.MergeOn, CollectIP: s.Settings.CollectIP == nil || *s.Settings.CollectIP, Dialects: s.Settings.Speaks(),
+				Unplanned: cmp.Or(s.Settings.Unplanned, unplannedUnseen), Bots: cmp.Or(s.Settings.Bots, collector.ActionFlag),
+				Webhook: s.Settings.Webhook,
+			},
 			s.Enabled, timestamp(s.CreatedAt), timestamp(s.UpdatedAt), showWebhook(s, webhooks[s.ID]),
 		}
 	}, nil
@@ -114,11 +122,16 @@ func listSources(c *call) (answer, error) {
 	return reply(http.StatusOK, p)
 }
 
+// unplannedUnseen is the setting by which nobody looks whether there is a schema for an event.
+const unplannedUnseen = "ignore"
+
 // sourceSettings is how settings come in: what is left out stays as it is.
 type sourceSettings struct {
 	MergeOn   *[]string `json:"merge_on" validate:"omitnil,max=20,unique,dive,min=1,max=64"`
 	CollectIP *bool     `json:"collect_ip"`
 	Dialects  *[]string `json:"dialects" validate:"omitnil,min=1,unique,dive,dialect"`
+	Unplanned *string   `json:"unplanned" validate:"omitnil,oneof=ignore allow flag quarantine"`
+	Bots      *string   `json:"bots" validate:"omitnil,oneof=flag quarantine off"`
 
 	Webhook jsontext.Value `json:"webhook"` // a patch of webhookSettings
 }
@@ -136,6 +149,14 @@ func (in *sourceSettings) over(s collector.SourceSettings) (_ collector.SourceSe
 	}
 	if in.Dialects != nil {
 		s.Dialects = *in.Dialects
+	}
+	if in.Unplanned != nil {
+		if s.Unplanned = *in.Unplanned; s.Unplanned == unplannedUnseen {
+			s.Unplanned = ""
+		}
+	}
+	if in.Bots != nil {
+		s.Bots = *in.Bots
 	}
 	if in.Webhook != nil {
 		s.Webhook, secrets, err = patchWebhook(s.Webhook, in.Webhook)

@@ -9,16 +9,17 @@ import (
 )
 
 type countsJSON struct {
-	Accepted   int64 `json:"accepted"`
-	Applied    int64 `json:"applied"`
-	Duplicate  int64 `json:"duplicate"`
-	Failed     int64 `json:"failed"`
-	Suppressed int64 `json:"suppressed"`
-	AddsUp     bool  `json:"adds_up"`
+	Accepted    int64 `json:"accepted"`
+	Applied     int64 `json:"applied"`
+	Duplicate   int64 `json:"duplicate"`
+	Failed      int64 `json:"failed"`
+	Suppressed  int64 `json:"suppressed"`
+	Quarantined int64 `json:"quarantined"`
+	AddsUp      bool  `json:"adds_up"`
 }
 
 func showCounts(n profiles.Counts) countsJSON {
-	return countsJSON{n.Accepted, n.Applied, n.Duplicate, n.Failed, n.Suppressed, n.AddUp()}
+	return countsJSON{n.Accepted, n.Applied, n.Duplicate, n.Failed, n.Suppressed, n.Quarantined, n.AddUp()}
 }
 
 type sourceCountsJSON struct {

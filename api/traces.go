@@ -15,20 +15,22 @@ type traceJSON struct {
 }
 
 type tracedJSON struct {
-	Status        string               `json:"status"`
-	SourceID      string               `json:"source_id"`
-	Type          string               `json:"type,omitzero"`
-	Name          string               `json:"name,omitzero"`
-	ProfileID     *profiles.Key        `json:"profile_id,omitzero"`
-	EventAt       *timestamp           `json:"event_at,omitzero"`
-	ReceivedAt    timestamp            `json:"received_at"`
-	AppliedAt     *timestamp           `json:"applied_at,omitzero"`
-	FailedEventID string               `json:"failed_event_id,omitzero"`
-	FailedAt      *timestamp           `json:"failed_at,omitzero"`
-	Stage         string               `json:"stage,omitzero"`
-	Reason        string               `json:"reason,omitzero"`
-	Transitions   []transitionJSON     `json:"transitions"`
-	Deliveries    []tracedDeliveryJSON `json:"deliveries"`
+	Status             string               `json:"status"`
+	SourceID           string               `json:"source_id"`
+	Type               string               `json:"type,omitzero"`
+	Name               string               `json:"name,omitzero"`
+	ProfileID          *profiles.Key        `json:"profile_id,omitzero"`
+	EventAt            *timestamp           `json:"event_at,omitzero"`
+	ReceivedAt         timestamp            `json:"received_at"`
+	AppliedAt          *timestamp           `json:"applied_at,omitzero"`
+	FailedEventID      string               `json:"failed_event_id,omitzero"`
+	FailedAt           *timestamp           `json:"failed_at,omitzero"`
+	QuarantinedEventID string               `json:"quarantined_event_id,omitzero"`
+	QuarantinedAt      *timestamp           `json:"quarantined_at,omitzero"`
+	Stage              string               `json:"stage,omitzero"`
+	Reason             string               `json:"reason,omitzero"`
+	Transitions        []transitionJSON     `json:"transitions"`
+	Deliveries         []tracedDeliveryJSON `json:"deliveries"`
 }
 
 type tracedDeliveryJSON struct {
@@ -80,6 +82,11 @@ func (c *call) showTraced(t profiles.Traced, messageID string) (tracedJSON, erro
 	out := tracedJSON{SourceID: formatID(sourceID, t.Source), ReceivedAt: timestamp(t.ReceivedAt)}
 	if t.Suppressed {
 		out.Status = "suppressed"
+		return out, nil
+	}
+	if q := t.Quarantined; q != nil {
+		out.Status, out.QuarantinedEventID, out.QuarantinedAt = "quarantined", formatQuarantineID(q.QuarantineID), unlessZero(q.QuarantinedAt)
+		out.Type, out.Name, out.Reason = q.Type, q.Event, q.Reason
 		return out, nil
 	}
 	if !t.Applied {

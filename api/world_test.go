@@ -53,6 +53,7 @@ type world struct {
 	stopCommits func()
 
 	ring         *activation.KeyRing
+	cfg          collector.Config
 	destinations *activation.Store
 	acme         tenant
 	globex       tenant
@@ -76,6 +77,7 @@ func newWorld(t testing.TB) *world {
 	w.ring = ring
 	rdb, prefix := redistest.New(t)
 	cfg := collector.Config{Prefix: prefix, Lanes: lanes, AllowDegraded: true}
+	w.cfg = cfg
 	w.stream = collector.NewStream(cfg.Stream(), rdb)
 	w.tail = collector.NewTail(w.stream, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	w.committer = collector.NewCommitter(cfg, w.stream, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
@@ -87,7 +89,8 @@ func newWorld(t testing.TB) *world {
 	w.router.Post("/v1/anything-else", func(http.ResponseWriter, *http.Request) {}) // as the collector's are, beside the API
 	w.router.Mount("/", api.New(api.Config{
 		Pool: w.pool, Destinations: w.destinations, Lanes: lanes,
-		Identities: profiles.NewStore(w.pool, profiles.Config{Lanes: lanes}, nil, nil, nil), Replayer: w.replay, Committer: w.committer,
+		Identities: profiles.NewStore(w.pool, profiles.Config{Lanes: lanes}, nil, nil, nil), Replayer: w.replay,
+		Releaser: collector.NewReleaser(cfg, w.pool, w.committer), Committer: w.committer,
 		ImportKeys: importKeys{w.ring}, Tail: w.tail, Kafka: kafka.NewStore(w.pool, api.KafkaSeals{Ring: w.ring}), Registerer: w.metrics,
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Stopping: w.stop, Heartbeat: time.Second,
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -128,7 +131,7 @@ func run(t testing.TB, f func(context.Context) error) (stop func()) {
 // flush has the lanes apply what comes, from nothing: what the tests put there by hand is not quite what lanes do.
 func (w *world) flush() {
 	w.t.Helper()
-	w.exec(`TRUNCATE profiles, routes, lookups, events, memberships, segment_counts, transitions, failed_events, counters`)
+	w.exec(`TRUNCATE profiles, routes, lookups, events, memberships, segment_counts, transitions, failed_events, quarantined_events, counters`)
 	log := slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	store := profiles.NewStore(w.pool, profiles.Config{Lanes: lanes, Keys: w.ring}, activation.NewLedger(prometheus.NewRegistry()), func() {}, log)
 	run(w.t, collector.NewFlusher(collector.FlushConfig{Node: "one"}, w.stream, w.committer, store, prometheus.NewRegistry(), log).Run)
@@ -227,6 +230,14 @@ func (w *world) found(key string) tenant {
 	w.transition(tn, ada, seg.ID, true, s.ID, key+"-m1", at(0))
 
 	body := fmt.Sprintf(`{"type":"track","event":"Bad","messageId":"%s-bad","userId":"ada"}`, key)
+	schema, err := sources.CreateSchema(ctx, ws.ID, collector.SourceSchema{
+		SourceID: s.ID, Type: "track", Event: "Signed Up", Schema: []byte(`{}`), Action: collector.ActionFlag,
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	tn.things["schema"] = fmt.Sprintf("sch_%d", schema.ID)
+	tn.things["quarantined_event"] = w.quarantined(tn, s.ID, key+"-held", ada)
 	tn.things["failed_event"] = w.failed(tn, s.ID, key+"-bad", "store", profiles.AppendMessage(nil, profiles.Message{
 		Kind: profiles.KindEvent, Workspace: ws.ID, Source: s.ID, ID: profiles.MessageKey(key + "-bad"),
 		Key: ada, Received: at(0), Body: []byte(body),
@@ -332,6 +343,28 @@ func (w *world) failed(tn tenant, source int32, messageID, stage string, message
 		w.t.Fatal(err)
 	}
 	return fmt.Sprintf("fe_2_%d", id)
+}
+
+func (w *world) quarantined(tn tenant, source int32, messageID string, key profiles.Key) string {
+	w.t.Helper()
+	body, err := profiles.AppendQuarantined(nil, profiles.Quarantined{
+		MessageID: messageID, Type: "track", Event: "Signed Up", Violations: []profiles.Violation{{Code: "required", Pointer: "#/properties/plan", Detail: "is required"}},
+		Body: []byte(fmt.Sprintf(`{"type":"track","event":"Signed Up","messageId":%q,"userId":"ada"}`, messageID)),
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	message := profiles.AppendMessage(nil, profiles.Message{
+		Kind: profiles.KindQuarantine, Workspace: tn.ID, Source: source, ID: profiles.MessageKey(messageID), Key: key, Received: at(0), Body: body,
+	})
+	var id int64
+	if err := w.pool.QueryRow(w.t.Context(), `INSERT INTO quarantined_events
+		(lane, workspace_id, source_id, message_key, message_id, received_at, type, event, reason, violations, message)
+		VALUES (2, $1, $2, $3, $4, $5, 'track', 'Signed Up', 'required', '[{"code":"required","pointer":"#/properties/plan","detail":"is required"}]', $6)
+		RETURNING id`, tn.ID, source, profiles.MessageKey(messageID), messageID, at(0), message).Scan(&id); err != nil {
+		w.t.Fatal(err)
+	}
+	return fmt.Sprintf("qe_2_%d", id)
 }
 
 func (w *world) exec(sql string, args ...any) {
