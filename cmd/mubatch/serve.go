@@ -95,6 +95,7 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 	stream := collector.NewStream(collectorCfg.Stream(), rdb)
 	committer := collector.NewCommitter(collectorCfg, stream, reg, log)
 	intake := collector.NewIntake(collectorCfg, committer, reg)
+	health := collector.NewHealthWriter(intake, pool, log)
 	directory := collector.NewDirectory(collectorCfg, pool, reg, log)
 	tail := collector.NewTail(stream, reg, log)
 
@@ -147,6 +148,7 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 			Destinations: destinations,
 			Identities:   store,
 			Replayer:     collector.NewReplayer(store, committer),
+			Releaser:     collector.NewReleaser(collectorCfg, pool, committer),
 			Committer:    committer,
 			ImportKeys:   importKeys{ring},
 			Tail:         tail,
@@ -195,6 +197,7 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 		}
 		return ended("kafka", consumers.Run(ctx))
 	})
+	g.Go(func() error { return ended("health of sources", health.Run(commitCtx)) })
 	if tryInstalling {
 		g.Go(func() error { return ended("install", installLater(ctx, store, installed)) })
 	}
