@@ -242,9 +242,9 @@ func replayQuarantine(c *call) (answer, error) {
 	const shown = 20 // events of a dry run
 	var in struct {
 		Filter  *quarantineFilter `json:"filter" validate:"required"`
-		Mapping jsontext.Value    `json:"mapping"`
+		Mapping mappingText       `json:"mapping"`
 		DryRun  bool              `json:"dry_run"`
-		Cursor  string            `json:"cursor"`
+		Cursor  string            `json:"cursor" validate:"max=2000"`
 	}
 	if err := c.decode(&in); err != nil {
 		return answer{}, err
@@ -307,20 +307,28 @@ func replayQuarantine(c *call) (answer, error) {
 	return reply(status, out)
 }
 
-// compileMapping compiles a mapping that is given as a document or as its text; nil if none is.
-func compileMapping(given jsontext.Value) (*mapping.Program, error) {
-	if len(given) == 0 {
+// mappingText is a mapping that is given as a document or as its text.
+type mappingText struct{ text []byte }
+
+// UnmarshalJSON takes an object or a string.
+func (m *mappingText) UnmarshalJSON(b []byte) (err error) {
+	switch v := jsontext.Value(b); v.Kind() {
+	case '{':
+		m.text = v.Clone()
+	case '"':
+		m.text, err = jsontext.AppendUnquote(nil, v)
+	default:
+		err = errors.New("neither an object nor a string")
+	}
+	return err
+}
+
+// compileMapping compiles a mapping; nil if none is given.
+func compileMapping(given mappingText) (*mapping.Program, error) {
+	if len(given.text) == 0 {
 		return nil, nil
 	}
-	document := []byte(given)
-	if given.Kind() == '"' {
-		text, err := jsontext.AppendUnquote(nil, given)
-		if err != nil {
-			return nil, malformed("The mapping is not valid JSON.")
-		}
-		document = text
-	}
-	by, err := mapping.Compile(document)
+	by, err := mapping.Compile(given.text)
 	var wrong *mapping.InvalidError
 	if errors.As(err, &wrong) {
 		var faults []problem.FieldError

@@ -37,6 +37,18 @@ func showSchema(s collector.SourceSchema) schemaJSON {
 	return out
 }
 
+// document is a member of a body that is an object, as it is written.
+type document struct{ text jsontext.Value }
+
+// UnmarshalJSON takes any object.
+func (d *document) UnmarshalJSON(b []byte) error {
+	if jsontext.Value(b).Kind() != '{' {
+		return errors.New("not an object")
+	}
+	d.text = jsontext.Value(b).Clone()
+	return nil
+}
+
 type schemaVersionJSON struct {
 	Version   int            `json:"version"`
 	Schema    jsontext.Value `json:"schema"`
@@ -66,10 +78,10 @@ func schemaFault(err error) error {
 
 func createSchema(c *call) (answer, error) {
 	var in struct {
-		Type   string         `json:"type" validate:"omitempty,oneof=track identify page screen group alias"`
-		Event  string         `json:"event" validate:"max=200"`
-		Schema jsontext.Value `json:"schema" validate:"required"`
-		Action string         `json:"action" validate:"required,oneof=allow flag quarantine"`
+		Type   string   `json:"type" validate:"omitempty,oneof=track identify page screen group alias"`
+		Event  string   `json:"event" validate:"max=200"`
+		Schema document `json:"schema" validate:"required"`
+		Action string   `json:"action" validate:"required,oneof=allow flag quarantine"`
 	}
 	if err := c.decode(&in); err != nil {
 		return answer{}, err
@@ -89,7 +101,7 @@ func createSchema(c *call) (answer, error) {
 		return answer{}, err
 	}
 	s, err := c.sources.CreateSchema(c.Context(), c.workspace(), collector.SourceSchema{
-		SourceID: source.ID, Type: in.Type, Event: in.Event, Schema: in.Schema, Action: in.Action,
+		SourceID: source.ID, Type: in.Type, Event: in.Event, Schema: in.Schema.text, Action: in.Action,
 	})
 	if err != nil {
 		return answer{}, schemaFault(err)
@@ -145,8 +157,8 @@ func getSchema(c *call) (answer, error) {
 
 func replaceSchema(c *call) (answer, error) {
 	var in struct {
-		Schema jsontext.Value `json:"schema" validate:"required"`
-		Action string         `json:"action" validate:"required,oneof=allow flag quarantine"`
+		Schema document `json:"schema" validate:"required"`
+		Action string   `json:"action" validate:"required,oneof=allow flag quarantine"`
 	}
 	if err := c.decode(&in); err != nil {
 		return answer{}, err
@@ -155,7 +167,7 @@ func replaceSchema(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	s, err := c.sources.ReplaceSchema(c.Context(), c.workspace(), source, id, in.Schema, in.Action)
+	s, err := c.sources.ReplaceSchema(c.Context(), c.workspace(), source, id, in.Schema.text, in.Action)
 	if err != nil {
 		return answer{}, schemaFault(err)
 	}
