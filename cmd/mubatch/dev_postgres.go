@@ -131,7 +131,31 @@ func (c *cluster) ping(ctx context.Context) error {
 func (c *cluster) orphan(ctx context.Context) int {
 	pid := c.holder(ctx, filepath.Join(c.data, "postmaster.pid"))
 	c.holder(ctx, filepath.Join(c.socket, ".s.PGSQL.5432.lock"))
+	if pid == 0 {
+		c.endSurvivors()
+	}
 	return pid
+}
+
+// endSurvivors ends the children of a Postgres on our data that was killed: one that computes does not notice until it is
+// done, and until then no other Postgres starts. Where there is no /proc, whoever starts one waits.
+func (c *cluster) endSurvivors() {
+	data, err := filepath.EvalSymlinks(c.data)
+	if err != nil {
+		return
+	}
+	entries, _ := os.ReadDir("/proc") // none, then
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		cwd, _ := os.Readlink(filepath.Join("/proc", e.Name(), "cwd"))
+		title, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		if cwd == data && strings.HasPrefix(string(title), "postgres: ") {
+			syscall.Kill(pid, syscall.SIGKILL) // an error means that it has just ended
+		}
+	}
 }
 
 // holder returns the process that a lock file names, if that is a Postgres on our data. Else it removes the file.
