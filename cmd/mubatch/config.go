@@ -86,7 +86,7 @@ func (c *config) flags(flags *flag.FlagSet) {
 	flags.DurationVar(&c.ledger, "keep-ledger", 90*24*time.Hour, "how long attempts to tell destinations are kept")
 
 	flags.DurationVar(&c.deliveryLease, "delivery-lease", 45*time.Second, "how long a delivery stays with a process that is not heard of; twice what one may take")
-	flags.StringVar(&c.encryptionKeys, "encryption-keys", "", "`keys` that seal the partners' secrets: id:base64 of 32 bytes, the newest first, separated by commas; required for the roles api, dispatch and flush")
+	flags.StringVar(&c.encryptionKeys, "encryption-keys", "", "`keys` that seal the secrets of partners, webhooks, topics and buckets: id:base64 of 32 bytes, the newest first, separated by commas; required")
 	flags.BoolVar(&c.allowPrivate, "allow-private-destinations", false, "send also to addresses in private networks, and without TLS")
 
 	flags.StringVar(&c.importDir, "import-dir", "", "a `folder` from which every workspace may import files; none if not given")
@@ -167,8 +167,8 @@ func (c *config) check() error {
 		if _, err := activation.ParseKeyRing(c.encryptionKeys); err != nil {
 			bad("-encryption-keys: %w", err)
 		}
-	} else if c.has(roleAPI) || c.has(roleDispatch) || c.has(roleFlush) {
-		bad("-encryption-keys is required for the roles api, dispatch and flush: mubatch keys encryption makes one")
+	} else {
+		bad("-encryption-keys is required: mubatch keys encryption makes one")
 	}
 	if _, err := c.proxies(); err != nil {
 		errs = append(errs, err)

@@ -45,7 +45,7 @@ func TestConfig(t *testing.T) {
 		{name: "what is needed is asked for at once", want: []string{
 			"-database-url is required: set DATABASE_URL",
 			"-redis-url is required: set REDIS_URL",
-			"-encryption-keys is required for the roles api, dispatch and flush: mubatch keys encryption makes one",
+			"-encryption-keys is required: mubatch keys encryption makes one",
 		}},
 		{name: "no key is needed where no secret is kept", environment: map[string]string{
 			"DATABASE_URL": complete["DATABASE_URL"], "REDIS_URL": complete["REDIS_URL"], "MUBATCH_ROLES": "collect",

@@ -74,6 +74,11 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 	}
 	defer pool.Close()
 
+	ring, err := activation.ParseKeyRing(cfg.encryptionKeys)
+	if err != nil {
+		return err
+	}
+
 	// The collector's way in.
 	proxies, err := cfg.proxies()
 	if err != nil {
@@ -86,6 +91,7 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 		MaxInFlightBytes: cfg.maxInFlight,
 		TrustedProxies:   proxies,
 		DirectoryFile:    cfg.directoryFile,
+		Keys:             ring,
 	}
 	rdb, err := collector.OpenRedis(cfg.redisURL, cfg.lanes)
 	if err != nil {
@@ -100,10 +106,6 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 	tail := collector.NewTail(stream, reg, log)
 
 	// Profiles, and who is told of them.
-	ring, err := keyRing(cfg)
-	if err != nil {
-		return err
-	}
 	outbound := activation.Outbound{AllowPrivate: cfg.allowPrivate}
 	topics := kafka.NewStore(pool, api.KafkaSeals{Ring: ring})
 	consumers := kafka.NewConsumers(topics, intake, activation.NewDialer(outbound, kafka.Ports...).DialContext, reg, log)
@@ -309,15 +311,6 @@ func openPool(ctx context.Context, cfg config) (*pgxpool.Pool, error) {
 		return nil, fmt.Errorf("open Postgres: %w", err)
 	}
 	return pool, nil
-}
-
-// keyRing returns the ring that seals secrets. A process that neither makes nor opens any gets one of its own.
-func keyRing(cfg config) (*activation.KeyRing, error) {
-	if cfg.encryptionKeys == "" {
-		ring, _, err := activation.NewKeyRing()
-		return ring, err
-	}
-	return activation.ParseKeyRing(cfg.encryptionKeys)
 }
 
 // node names this process among those that share the lanes.
