@@ -309,7 +309,7 @@ func (t *matomoTranslator) date(d *draft, e object) {
 	d.timestamp = e.take("cdt")
 	ago, err := strconv.ParseInt(e.takeText("cdo"), 10, 64)
 	if err == nil && d.timestamp == nil && ago >= 0 && ago < int64(10*365*24*time.Hour/time.Second) {
-		d.timestamp = quoted(t.received.Add(-time.Duration(ago) * time.Second).Format(time.RFC3339Nano))
+		d.timestamp = appendTime(nil, t.received.Add(-time.Duration(ago)*time.Second))
 	}
 }
 

@@ -344,7 +344,7 @@ func (t *posthogTranslator) event(g Grant, e object, raw jsontext.Value) ([]*dra
 	d := newDraft("track")
 	d.timestamp, d.sentAt = e.take("timestamp"), t.sentAt
 	if offset, err := strconv.ParseInt(e.takeText("offset"), 10, 64); err == nil && d.timestamp == nil { // milliseconds before sending
-		d.timestamp, d.sentAt = quoted(t.received.Add(-time.Duration(min(max(offset, 0), maxClockSkew.Milliseconds()))*time.Millisecond).Format(time.RFC3339Nano)), nil
+		d.timestamp, d.sentAt = appendTime(nil, t.received.Add(-time.Duration(min(max(offset, 0), maxClockSkew.Milliseconds()))*time.Millisecond)), nil
 	}
 	d.messageID = e.takeText("uuid")
 	if id := properties.takeText("$insert_id"); d.messageID == "" {
