@@ -236,7 +236,6 @@ func (c *Consumers) options(w wanted) ([]kgo.Opt, error) {
 		kgo.SessionTimeout(session),
 		kgo.RebalanceTimeout(patience + 2*commitPatience),
 		kgo.BlockRebalanceOnPoll(),
-		kgo.RequireStableFetchOffsets(),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.FetchMaxBytes(maxFetch),
 		kgo.MaxConcurrentFetches(4),
