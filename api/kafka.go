@@ -68,11 +68,15 @@ func (c *call) kafkaSource() (collector.Source, error) {
 		return s, err
 	}
 	if s.Type != collector.TypeKafka {
-		p := problem.New(http.StatusConflict, "not_kafka", "The source does not get its events from Kafka.")
-		p.Detail = "Make a source with the type kafka."
-		return s, p
+		return s, notOfKafka()
 	}
 	return s, nil
+}
+
+func notOfKafka() *problem.Problem {
+	p := problem.New(http.StatusConflict, "not_kafka", "The source does not get its events from Kafka.")
+	p.Detail = "Make a source with the type kafka."
+	return p
 }
 
 func getKafka(c *call) (answer, error) {
@@ -91,15 +95,15 @@ func getKafka(c *call) (answer, error) {
 }
 
 func putKafka(c *call) (answer, error) {
-	s, err := c.kafkaSource()
-	if err != nil {
-		return answer{}, err
-	}
 	var in struct {
 		kafka.Settings
 		Secrets *kafka.Secrets `json:"secrets"`
 	}
 	if err := c.decode(&in); err != nil {
+		return answer{}, err
+	}
+	s, err := c.source(c.param("source"))
+	if err != nil {
 		return answer{}, err
 	}
 	if in.Group == "" {
@@ -129,6 +133,9 @@ func putKafka(c *call) (answer, error) {
 	}
 	if len(faults) > 0 {
 		return answer{}, invalid(faults...)
+	}
+	if s.Type != collector.TypeKafka {
+		return answer{}, notOfKafka()
 	}
 	if err := c.kafka.Put(c.Context(), c.workspace(), s.ID, in.Settings, secrets); err != nil {
 		return answer{}, err

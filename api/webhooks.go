@@ -120,7 +120,7 @@ func createWebhookSecret(c *call) (answer, error) {
 		return answer{}, err
 	}
 	var in struct {
-		Secret string `json:"secret" validate:"required"`
+		Secret string `json:"secret" validate:"required,max=512"` // webhook.MaxSecret
 	}
 	if err := c.decode(&in); err != nil {
 		return answer{}, err

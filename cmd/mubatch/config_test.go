@@ -47,9 +47,6 @@ func TestConfig(t *testing.T) {
 			"-redis-url is required: set REDIS_URL",
 			"-encryption-keys is required: mubatch keys encryption makes one",
 		}},
-		{name: "no key is needed where no secret is kept", environment: map[string]string{
-			"DATABASE_URL": complete["DATABASE_URL"], "REDIS_URL": complete["REDIS_URL"], "MUBATCH_ROLES": "collect",
-		}},
 		{
 			name: "every mistake is reported at once, in one order, and without a password", environment: complete,
 			args: []string{

@@ -266,6 +266,11 @@ func (c *crowdsourced) identify(t *testing.T, s *soul, as int) {
 func (c *crowdsourced) erase(t *testing.T, s *soul) {
 	t.Helper()
 	c.applied(t)
+	// While it goes on, a message may tell of the person as of before or as of after: the fakes know both.
+	forgotten := *s
+	forgotten.visitors, forgotten.known = nil, activation.Person{}
+	c.seed(&forgotten)
+	c.seed(s)
 	var e struct{ ID, Status string }
 	c.ask(t, http.MethodPost, "privacy/erasures", map[string]any{
 		"identifier": map[string]any{"kind": "user_id", "value": customer(s.n)},

@@ -84,7 +84,7 @@ func TestReadinessTellsThatNobodyAppliesEvents(t *testing.T) {
 	}
 	cfg, wrong := configured(map[string]string{
 		"DATABASE_URL": pool.Config().ConnString(), "REDIS_URL": redistest.URL(t), "MUBATCH_REDIS_PREFIX": prefix, "MUBATCH_LANES": "2",
-		"MUBATCH_LOG_LEVEL": "error", "MUBATCH_ROLES": "collect",
+		"MUBATCH_LOG_LEVEL": "error", "MUBATCH_ROLES": "collect", "MUBATCH_ENCRYPTION_KEYS": k.EncryptionKeys,
 	})
 	if wrong != nil {
 		t.Fatal(wrong)

@@ -92,6 +92,9 @@ func (s Settings) Check(secrets Secrets) (faults []Fault) {
 	if len(s.Group) > 200 {
 		wrong("/group", "is longer than 200 characters")
 	}
+	if len(s.Username) > 256 {
+		wrong("/username", "is longer than 256 characters")
+	}
 	if !slices.Contains([]string{Earliest, Latest}, s.Start) {
 		wrong("/start", "must be earliest or latest")
 	}
