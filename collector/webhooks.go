@@ -20,6 +20,7 @@ import (
 	"github.com/mubatch/mubatch/api/problem"
 	"github.com/mubatch/mubatch/collector/mapping"
 	"github.com/mubatch/mubatch/collector/webhook"
+	"github.com/mubatch/mubatch/profiles"
 )
 
 // Webhooks come to POST /v1/webhooks/{write_key}, where each source has an address that nobody can guess, and Amazon Data
@@ -148,26 +149,24 @@ func (h *Handler) webhook(w http.ResponseWriter, r *http.Request) error {
 		return err
 	case len(faults) > 0:
 		p := problem.New(http.StatusUnprocessableEntity, "unmapped", "No event can be made of it.")
-		p.Detail = "What is named was not stored. Correct the mapping of the source; then have it sent again."
+		p.Detail = "It is too large to be quarantined. Correct the mapping of the source; then have it sent again."
 		p.Errors = faults
 		return p
 	}
 	return succeed(w, r, nil)
 }
 
-// deliver takes in the events that a mapping makes of deliveries. It returns what is wrong with those of which it can make
-// none; the others are durable.
+// deliver takes in the events that a mapping makes of deliveries. One of which it cannot make all its events is quarantined as
+// it came, with why. What is too large even for that is returned as faults; all else is durable.
 func (h *Handler) deliver(r *http.Request, g Grant, k *hook, deliveries []webhook.Delivery, received time.Time) (faults []problem.FieldError, err error) {
 	var events []incoming
 	var of []int // the delivery of each event
 	outcomes := make([]string, len(deliveries))
+	why := make([][]profiles.Violation, len(deliveries))
 	in := mapping.Input{Headers: headersOf(r, k.settings), Query: queryOf(r), ReceivedAt: received}
-	fail := func(i int, pointer, code, reason string) {
+	fail := func(i int, code, reason string) {
 		outcomes[i] = deliveryFailed
-		if len(deliveries) > 1 && strings.HasPrefix(pointer, "#") {
-			pointer = "#/" + strconv.Itoa(i) + pointer[1:]
-		}
-		faults = append(faults, problem.FieldError{Pointer: pointer, Code: code, Detail: reason})
+		why[i] = append(why[i], profiles.Violation{Code: code, Detail: reason})
 	}
 	for i, d := range deliveries {
 		outcomes[i] = deliveryIgnored
@@ -179,7 +178,7 @@ func (h *Handler) deliver(r *http.Request, g Grant, k *hook, deliveries []webhoo
 			if !errors.As(err, &fault) {
 				return nil, fmt.Errorf("map a webhook: %w", err)
 			}
-			fail(i, "#", fault.Code, fault.Detail)
+			fail(i, fault.Code, fault.Detail)
 		}
 		for j, raw := range made {
 			id := d.ID
@@ -206,15 +205,42 @@ func (h *Handler) deliver(r *http.Request, g Grant, k *hook, deliveries []webhoo
 		}
 	}()
 	results, err := h.takeAll(r.Context(), g, received, events)
+	if err != nil {
+		return nil, err
+	}
+	known := map[string]bool{} // messageIds that are taken
 	for i, res := range results {
 		switch {
 		case res.Status == Rejected:
-			fail(of[i], "#", res.Code, strings.TrimSpace(strings.TrimPrefix(res.Pointer, "#/")+" "+res.Reason))
+			fail(of[i], res.Code, strings.TrimSpace(strings.TrimPrefix(res.Pointer, "#/")+" "+res.Reason))
+			continue
 		case outcomes[of[i]] == deliveryIgnored:
 			outcomes[of[i]] = deliveryAccepted
 		}
+		known[res.MessageID] = true
 	}
-	return faults, err
+	for i, d := range deliveries {
+		if outcomes[i] != deliveryFailed {
+			continue
+		}
+		id := d.ID
+		if known[id] {
+			id += ":failed"
+		}
+		switch err = h.in.Quarantine(r.Context(), g, received, id, d.Body, why[i]...); {
+		case errors.Is(err, ErrInvalid):
+			pointer := "#"
+			if len(deliveries) > 1 {
+				pointer = "#/" + strconv.Itoa(i)
+			}
+			for _, v := range why[i] {
+				faults = append(faults, problem.FieldError{Pointer: pointer, Code: v.Code, Detail: v.Detail})
+			}
+		case err != nil:
+			return nil, err
+		}
+	}
+	return faults, nil
 }
 
 // takeAll takes in events, as many at once as one request may bring. Where they come from, the connection does not tell.

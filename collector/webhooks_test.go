@@ -228,7 +228,6 @@ func TestWhatIsWrongWithAWebhookIsToldAsThatWhichItIs(t *testing.T) {
 		"nobody's address, asked":  {at(http.MethodOptions, "/v1/webhooks/src_1"), 404, "unknown_webhook"},
 		"too large":                {h.sign("secret", "d", huge), 413, "too_large"},
 		"not JSON":                 {h.sign("secret", "d", `{`), 400, "malformed_webhook"},
-		"an event of nobody":       {h.sign("secret", "d", `{"type":"track","event":"Order Completed"}`), 422, "unmapped"},
 		"seen with a browser":      {at(http.MethodGet, "/v1/webhooks/"+h.key), 405, "method_not_allowed"},
 		"its key with other calls": {track, 403, "only_webhooks"},
 		"its key with firehose":    {firehose(h.key, "r", `{}`), 403, ""},
@@ -246,6 +245,33 @@ func TestWhatIsWrongWithAWebhookIsToldAsThatWhichItIs(t *testing.T) {
 	}
 	if n := len(h.stored()); n > 0 {
 		t.Errorf("%d messages are stored", n)
+	}
+}
+
+// Its sender cannot put right what the mapping makes nothing of, and so it is kept with why.
+func TestWhatCannotBeMappedIsQuarantined(t *testing.T) {
+	t.Parallel()
+	h := newHooks(t, signedHook, "secret")
+	h.flush(collector.FlushConfig{Node: "one"})
+	const nobodys = `{"type":"track","event":"Order Completed"}`
+	for range 2 { // sent again is the same
+		if w := h.do(h.sign("secret", "d", nobodys)); w.Code != http.StatusOK {
+			t.Fatalf("an event of nobody: %d %s", w.Code, w.Body)
+		}
+	}
+	h.settle(2)
+	var id, why string
+	var rows int
+	var message []byte
+	const query = `SELECT count(*) OVER (), message_id, violations::text, message FROM quarantined_events`
+	if err := h.pool.QueryRow(t.Context(), query).Scan(&rows, &id, &why, &message); err != nil {
+		t.Fatal(err)
+	}
+	if rows != 1 || id != "d" || !strings.Contains(why, "missing_id") || !strings.Contains(string(message), "Order Completed") {
+		t.Errorf("%d quarantined, %q for %s: %q", rows, id, why, message)
+	}
+	if n := len(h.people()); n > 0 {
+		t.Errorf("%d people", n)
 	}
 }
 
