@@ -38,7 +38,7 @@ func runImport(ctx context.Context, args []string, std stdio) error {
 		flags.PrintDefaults()
 	}
 	flags.StringVar(&im.url, "url", "", "the `URL` of mubatch; MUBATCH_URL, else that of dev.json if not given")
-	flags.StringVar(&im.key, "key", "", "a secret `key` with the scopes read and write; MUBATCH_API_KEY, else that of dev.json if not given")
+	flags.StringVar(&im.key, "secret-key", "", "a secret `key` with the scopes read and write; MUBATCH_SECRET_KEY, else that of dev.json if not given")
 	flags.StringVar(&im.ask.Source, "source", "", "the `key` of the source that the events are of")
 	mapping := flags.String("mapping", "", "the `file` of the mapping from rows to events; without one, the rows are events")
 	flags.StringVar(&im.ask.Format.Type, "format", "", "ndjson, csv or parquet; told by the name if not given")
@@ -57,10 +57,10 @@ func runImport(ctx context.Context, args []string, std stdio) error {
 		return err
 	}
 	im.url = strings.TrimSuffix(cmp.Or(im.url, std.getenv("MUBATCH_URL"), at.URL), "/")
-	im.key = cmp.Or(im.key, std.getenv("MUBATCH_API_KEY"), at.SecretKey)
+	im.key = cmp.Or(im.key, std.getenv("MUBATCH_SECRET_KEY"), at.SecretKey)
 	switch {
 	case im.url == "" || im.key == "":
-		return &exitError{2, errors.New("set MUBATCH_URL and MUBATCH_API_KEY, or -url and -key")}
+		return &exitError{2, errors.New("set MUBATCH_URL and MUBATCH_SECRET_KEY, or -url and -secret-key")}
 	case im.ask.Source == "":
 		return &exitError{2, errors.New("-source is required")}
 	case flags.NArg() == 0:

@@ -45,7 +45,7 @@ func TestAnImportIsWhatAReplayIs(t *testing.T) {
 				args = append(args, "-rate", fmt.Sprint(rows/4)) // so that there is something to kill
 			}
 			cmd := exec.Command(os.Args[0], append(args, file)...)
-			cmd.Env = append(os.Environ(), "MUBATCH_TEST_IS_MUBATCH=serve", "MUBATCH_URL="+at.URL, "MUBATCH_API_KEY="+secretKey)
+			cmd.Env = append(os.Environ(), "MUBATCH_TEST_IS_MUBATCH=serve", "MUBATCH_URL="+at.URL, "MUBATCH_SECRET_KEY="+secretKey)
 			cmd.Stdout, cmd.Stderr = v.logs, v.logs
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
@@ -105,7 +105,7 @@ func TestImportTellsWhatIsRejected(t *testing.T) {
 	good := write("good.csv", "id,name\nada,Ada\nbob,Bob\n")
 	bad := write("bad.csv", "id,name\n,Nobody\n,\ncyd,Cyd\ndan\n")
 	rejected := filepath.Join(dir, "rejected.csv")
-	env := map[string]string{"MUBATCH_URL": at.URL, "MUBATCH_API_KEY": at.SecretKey}
+	env := map[string]string{"MUBATCH_URL": at.URL, "MUBATCH_SECRET_KEY": at.SecretKey}
 	for _, tc := range []struct {
 		args []string
 		code int

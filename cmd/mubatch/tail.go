@@ -25,7 +25,7 @@ import (
 func runTail(ctx context.Context, args []string, std stdio) error {
 	t := tailer{out: std.out, err: std.err, colour: isTerminal(std.out) && std.getenv("NO_COLOR") == ""}
 	flags := flag.NewFlagSet("mubatch tail", flag.ContinueOnError)
-	flags.StringVar(&t.url, "url", "", "the `URL` of mubatch; that of dev.json if not given")
+	flags.StringVar(&t.url, "url", "", "the `URL` of mubatch; MUBATCH_URL, else that of dev.json if not given")
 	flags.StringVar(&t.key, "secret-key", "", "a secret `key` with the scope read; MUBATCH_SECRET_KEY, else that of dev.json if not given")
 	data := flags.String("data", ".mubatch", "the `folder` of the dev mode that has dev.json")
 	flags.BoolVar(&t.json, "json", false, "print each event as one line of JSON")
@@ -48,7 +48,7 @@ func runTail(ctx context.Context, args []string, std stdio) error {
 	if err != nil {
 		return err
 	}
-	t.url, t.key = cmp.Or(t.url, at.URL), cmp.Or(t.key, std.getenv("MUBATCH_SECRET_KEY"), at.SecretKey)
+	t.url, t.key = cmp.Or(t.url, std.getenv("MUBATCH_URL"), at.URL), cmp.Or(t.key, std.getenv("MUBATCH_SECRET_KEY"), at.SecretKey)
 	if t.url == "" || t.key == "" {
 		return &exitError{2, fmt.Errorf("no --url or no --secret-key, and no %s in %s: is mubatch dev running?", infoFile, *data)}
 	}
