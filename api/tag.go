@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mubatch/mubatch/api/problem"
+	"github.com/mubatch/mubatch/collector"
 	"github.com/mubatch/mubatch/collector/tag"
 	"github.com/mubatch/mubatch/profiles"
 )
@@ -25,6 +26,7 @@ func getSnippet(c *call) (answer, error) {
 		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 			return answer{}, badParameter("address", "must be where pages reach the collector, such as https://events.example.org")
 		}
+		address = u.String()
 	} else {
 		address = "http://" + c.Host
 		if c.TLS != nil || c.Header.Get("X-Forwarded-Proto") == "https" {
@@ -34,6 +36,11 @@ func getSnippet(c *call) (answer, error) {
 	s, err := c.source(c.param("source"))
 	if err != nil {
 		return answer{}, err
+	}
+	if s.Type != collector.TypeClients { // the key of a source of webhooks is a secret, and lets nothing of a page in
+		p := problem.New(http.StatusConflict, "not_for_pages", "The source takes no events of web pages.")
+		p.Detail = "Make a source of the type " + collector.TypeClients + "."
+		return answer{}, p
 	}
 	key, err := c.usableWriteKey(formatID(sourceID, s.ID))
 	if err != nil {

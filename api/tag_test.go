@@ -38,6 +38,8 @@ func TestASourceHasASnippet(t *testing.T) {
 		w.as(w.acme, "GET", "/api/v1/sources/site/snippet?address="+address, "").want(400, "bad_parameter")
 	}
 	w.as(w.acme, "GET", "/api/v1/sources/nowhere/snippet", "").want(404)
+	w.as(w.acme, "POST", "/api/v1/sources", `{"key":"topics","type":"kafka"}`).want(201)
+	w.as(w.acme, "GET", "/api/v1/sources/topics/snippet", "").want(409, "not_for_pages")
 	w.exec(`UPDATE write_keys SET revoked_at = now() WHERE key = $1`, key)
 	w.as(w.acme, "GET", "/api/v1/sources/site/snippet", "").want(409, "no_write_key")
 }

@@ -173,7 +173,7 @@ func authorization(r *http.Request) string {
 func missingKey() *problem.Problem {
 	p := problem.New(http.StatusUnauthorized, "missing_write_key", "The request has no write key.")
 	p.Detail = "Send the write key of your source as the user name of Basic authentication, as a Bearer token, in the " +
-		"header X-Write-Key, in the query as writeKey, or in the body as writeKey."
+		"header X-Write-Key, in the query as writeKey, or in the body as writeKey; clients of other products have it where their own key goes."
 	return p
 }
 

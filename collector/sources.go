@@ -37,8 +37,12 @@ type Source struct {
 	UpdatedAt   time.Time
 }
 
-// TypeKafka is the type of a source whose events come from the topics of a Kafka cluster.
-const TypeKafka = "kafka"
+// Types of sources. TypeClients is for clients of any dialect, TypeKafka for one whose events come from the topics of a Kafka
+// cluster, too.
+const (
+	TypeClients = "segment"
+	TypeKafka   = "kafka"
+)
 
 // SourceSettings tell how a source's events are taken.
 type SourceSettings struct {

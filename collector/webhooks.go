@@ -118,7 +118,7 @@ func (h *Handler) webhook(w http.ResponseWriter, r *http.Request) error {
 	case errors.Is(err, webhook.ErrStale):
 		count(requestStale)
 		k.counts.unverified.Add(1)
-		p := problem.New(http.StatusUnauthorized, "stale_signature", "The request was signed too long ago.")
+		p := problem.New(http.StatusUnauthorized, "stale_signature", "The time of the signature is too far from now.")
 		p.Detail = "Nothing was stored. If it is not an old one that was sent again, the clock of its sender or ours is wrong."
 		return p
 	case errors.Is(err, webhook.ErrUnverified):
@@ -178,7 +178,7 @@ func (h *Handler) deliver(r *http.Request, g Grant, k *hook, deliveries []webhoo
 			if !errors.As(err, &fault) {
 				return nil, fmt.Errorf("map a webhook: %w", err)
 			}
-			fail(i, fault.Code, fault.Detail)
+			fail(i, fault.Code, fault.Error())
 		}
 		for j, raw := range made {
 			id := d.ID
