@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,6 +43,9 @@ func TestDocumentsStopAtTheirBounds(t *testing.T) {
 			"values of defaults, rule by rule", "version: 1\ndefaults: {x: " + many(5000, "a%d: 1") + "}\nrules:\n" +
 				strings.Repeat("- event: {type: page, userId: u}\n", 200), "too_many_values",
 		},
+		{"the length of a name", document("{type: page, userId: u, " + strings.Repeat("n", 257) + ": 1}"), "name_too_long"},
+		{"the length of a name in JSON", `{"version": 1, "` + strings.Repeat("n", 257) + `": [1]}`, "name_too_long"},
+		{"the length of a path", with(strings.Repeat("{"+strings.Repeat("n", 250)+": ", 5) + "1" + strings.Repeat("}", 5)), "path_too_long"},
 		{"expressions", with(many(501, "a%d: '= 1'")), "too_many_expressions"},
 		{"the length of an expression", with("'= " + strings.Repeat("1+", 3000) + "1'"), "invalid_expression"},
 		{"the depth of an expression", with("'= " + strings.Repeat("(", 200) + "1" + strings.Repeat(")", 200) + "'"), "invalid_expression"},
@@ -57,6 +61,33 @@ func TestDocumentsStopAtTheirBounds(t *testing.T) {
 			}
 			if !slices.ContainsFunc(invalid.Faults, func(f mapping.Fault) bool { return f.Code == tt.code }) {
 				t.Errorf("got %.300v, want a fault %s", err, tt.code)
+			}
+		})
+	}
+}
+
+// Whatever is wrong with a document, it takes memory in proportion to the document to say so.
+func TestDocumentsTakeMemoryInProportion(t *testing.T) {
+	ones := strings.Repeat("1,", 9000) + "1"
+	nested := strings.Repeat(`{"`+strings.Repeat("n", 250)+`":`, 50)
+	for _, tt := range []struct{ name, document string }{
+		{"a long name", `{"version": 1, "` + strings.Repeat("n", 200<<10) + `": [` + ones + `]}`},
+		{"many names that are not long", `{"version": ` + nested + `[` + ones + `]` + strings.Repeat("}", 50) + `}`},
+		{"too many values in a long path", `{"version": {"` + strings.Repeat("n", 250) + `": [` + strings.Repeat("1,", 100_000) + `1]}}`},
+		{
+			"a path that cannot be read in the defaults of many rules",
+			"version: 1\ndefaults: {x: '$.a " + strings.Repeat("x", 200_000) + "'}\nrules:\n" + strings.Repeat("- event: {type: page, userId: u}\n", 200),
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			if _, err := mapping.Compile([]byte(tt.document)); err == nil || len(err.Error()) > 64<<10 {
+				t.Errorf("got %.300v, want a short error", err)
+			}
+			runtime.ReadMemStats(&after)
+			if made := after.TotalAlloc - before.TotalAlloc; made > 40<<20 {
+				t.Errorf("allocated %d MiB, want at most 40", made>>20)
 			}
 		})
 	}

@@ -19,6 +19,9 @@ const (
 	maxDocument = 256 << 10 // bytes
 	maxNesting  = 64        // of a document, and of an input
 	maxValues   = 10_000    // in a document, of any kind
+	maxName     = 256       // bytes of a member's name, as intake has it
+	maxPath     = 1024      // bytes: every value keeps its path
+	maxDetail   = 400       // bytes, of what a fault says
 	maxFaults   = 100       // that are told
 )
 
@@ -85,11 +88,27 @@ func (r *reader) enter(e *entry, depth int) bool {
 	if depth > maxNesting {
 		r.faultAt(e, "too_deep", "is nested deeper than %d levels", maxNesting)
 	}
+	if len(e.path) > maxPath {
+		r.fault(e.line, "", "path_too_long", "has a value with a path of more than %d bytes; shorten the names of members", maxPath)
+		return false
+	}
 	return depth <= maxNesting && r.values <= maxValues
 }
 
+// named tells whether a member may have that name, which is known before anything is built from it.
+func (r *reader) named(line int, path, name string) bool {
+	if len(name) > maxName {
+		r.fault(line, path, "name_too_long", "has a member with a name of more than %d bytes", maxName)
+	}
+	return len(name) <= maxName
+}
+
 func (r *reader) fault(line int, path, code, format string, args ...any) {
-	r.faults = append(r.faults, Fault{line, path, code, fmt.Sprintf(format, args...)})
+	detail := fmt.Sprintf(format, args...)
+	if len(detail) > maxDetail { // there may be a part of the document in it
+		detail = strings.ToValidUTF8(detail[:maxDetail], "") + "…"
+	}
+	r.faults = append(r.faults, Fault{line, path, code, detail})
 }
 
 func (r *reader) faultAt(e *entry, code, format string, args ...any) {
@@ -182,11 +201,17 @@ func (r *reader) yaml(n *yaml.Node, path string, depth int) *entry {
 				r.fault(name.Line, path, "unsupported", "has a member whose name is not text")
 				continue
 			}
+			if !r.named(name.Line, path, name.Value) {
+				continue
+			}
 			r.add(e, name.Value, name.Line, r.yaml(n.Content[i+1], inside(path, name.Value), depth+1))
 		}
 	case yaml.SequenceNode:
 		e.kind = list
 		for i, item := range n.Content {
+			if r.values > maxValues {
+				break
+			}
 			e.items = append(e.items, r.yaml(item, path+"["+strconv.Itoa(i)+"]", depth+1))
 		}
 	case yaml.ScalarNode:
@@ -269,12 +294,20 @@ func (j *jsonReader) entry(path string, depth int) *entry {
 			name, _ := j.dec.ReadToken()
 			text := name.String()
 			line := j.at()
+			if j.values > maxValues || !j.named(line, path, text) {
+				_ = j.dec.SkipValue()
+				continue
+			}
 			j.add(e, text, line, j.entry(inside(path, text), depth+1))
 		}
 		_, _ = j.dec.ReadToken()
 	case '[':
 		e.kind = list
 		for i := 0; j.dec.PeekKind() != ']'; i++ {
+			if j.values > maxValues {
+				_ = j.dec.SkipValue()
+				continue
+			}
 			e.items = append(e.items, j.entry(path+"["+strconv.Itoa(i)+"]", depth+1))
 		}
 		_, _ = j.dec.ReadToken()

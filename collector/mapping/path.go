@@ -162,7 +162,7 @@ func (s *scanner) path() (path, error) {
 	if name := s.word(); name != "" {
 		from, ok := roots[name]
 		if !ok {
-			return p, fmt.Errorf("begins with $%s, which is nothing; write $.%s for a member, or $body, $headers, $query, $meta, $parent, $index or $received_at", name, name)
+			return p, fmt.Errorf("begins with $%.60s, which is nothing; write $.%.60s for a member, or $body, $headers, $query, $meta, $parent, $index or $received_at", name, name)
 		}
 		p.root = from
 	}
@@ -261,7 +261,7 @@ func (s *scanner) cell(at position) (cell, error) {
 			break
 		}
 		if !s.take('|') {
-			return nil, fmt.Errorf("has %q where a | and a function are expected", s.text[s.pos:])
+			return nil, fmt.Errorf("has %.60q where a | and a function are expected", s.text[s.pos:])
 		}
 		c, err := s.call()
 		if err != nil {
@@ -280,7 +280,7 @@ func (s *scanner) call() (call, error) {
 	name := s.word()
 	fn, ok := functions[name]
 	if !ok {
-		return call{}, fmt.Errorf("calls %q, which is no function; there are %s", name, strings.Join(Functions(), ", "))
+		return call{}, fmt.Errorf("calls %.60q, which is no function; there are %s", name, strings.Join(Functions(), ", "))
 	}
 	var args []cell
 	if s.take('(') {
@@ -322,7 +322,7 @@ func (s *scanner) argument() (cell, error) {
 	default:
 		d, ok := parseDecimal(word)
 		if !ok {
-			return nil, fmt.Errorf("has the argument %q, which is neither a text in quotes, a number, true, false, null nor a path", word)
+			return nil, fmt.Errorf("has the argument %.60q, which is neither a text in quotes, a number, true, false, null nor a path", word)
 		}
 		return literalCell(numberOf(d.String())), nil
 	}

@@ -108,7 +108,7 @@ func (c *compiler) kitPath(at *entry, path string) cell {
 	if err == nil && scan.pos == len(path) {
 		return pathCell(p)
 	}
-	c.faultAt(at, "invalid_path", "has the path %q, which cannot be read", path)
+	c.faultAt(at, "invalid_path", "has the path %.60q, which cannot be read", path)
 	return literalCell(value{})
 }
 
