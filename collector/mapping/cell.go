@@ -78,14 +78,21 @@ func (c *call) apply(r *run, s *scope, v value) (value, error) {
 		return value{}, nil
 	}
 	if c.bound != nil {
+		r.spend(workValue * 10) // to try the layouts of a time
 		return c.bound(v)
 	}
 	var few [4]value
 	args := few[:0]
 	for _, arg := range c.args {
-		args = append(args, arg.eval(r, s))
+		v := arg.eval(r, s)
+		if !r.spend(len(v.text) / workBytes) {
+			return value{}, nil
+		}
+		args = append(args, v)
 	}
-	return c.do(r, v, args)
+	made, err := c.do(r, v, args)
+	r.spend(len(made.text) / workBytes)
+	return made, err
 }
 
 // objectCell puts an object together out of the members that have a value. Without any it is absent itself.
