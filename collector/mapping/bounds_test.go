@@ -50,6 +50,10 @@ func TestDocumentsStopAtTheirBounds(t *testing.T) {
 		{"the length of an expression", with("'= " + strings.Repeat("1+", 3000) + "1'"), "invalid_expression"},
 		{"the depth of an expression", with("'= " + strings.Repeat("(", 200) + "1" + strings.Repeat(")", 200) + "'"), "invalid_expression"},
 		{"the size of a pattern", with("\"= body.a.matches('(a{1,100}){1,9}')\""), "invalid_expression"},
+		{"bytes in an expression", with("\"= b'a' + b'b'\""), "invalid_expression"},
+		{"a text as bytes", with("= size(bytes(body.t))"), "invalid_expression"},
+		{"messages", with("'= google.protobuf.ListValue{values: [1]}'"), "invalid_expression"},
+		{"a pattern that is not known", with("= body.t.matches(body.p)"), "invalid_expression"},
 		{"what an alias would stand for", "a: &a [1]\nb: [*a, *a]\n", "unsupported"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -91,6 +95,15 @@ func TestDocumentsTakeMemoryInProportion(t *testing.T) {
 			}
 		})
 	}
+}
+
+// doubled returns an expression that makes each of its variables of the one before, and comes to what last says of the last.
+func doubled(levels int, next, first, last string) string {
+	inner := fmt.Sprintf(last, fmt.Sprintf("v%d", levels-1))
+	for n := levels - 1; n > 0; n-- {
+		inner = fmt.Sprintf("[%s].map(v%d, %s)", fmt.Sprintf(next, fmt.Sprintf("v%d", n-1)), n, inner)
+	}
+	return "[" + first + "].map(v0, " + inner + ")"
 }
 
 func TestInputsStopAtTheirBounds(t *testing.T) {
@@ -142,6 +155,19 @@ func TestInputsStopAtTheirBounds(t *testing.T) {
 			"lists of lists in an expression",
 			document("{type: page, userId: u, properties: {x: '= body.map(a, body.map(b, body))'}}"),
 			items(250), "too_much_work",
+		},
+		{
+			"a pattern with many states", document("{type: page, userId: u, properties: {x: \"= body.t.matches('(a{1,20}){1,20}b')\"}}"),
+			[]byte(`{"t": "` + strings.Repeat("a", 40_000) + `"}`), "too_much_work",
+		},
+		{
+			"a list that doubles", document("{type: page, userId: u, properties: {x: '= " + doubled(22, "%[1]s + %[1]s", "[1]", "2 in %s") + "'}}"),
+			[]byte(`{}`), "too_much_work",
+		},
+		{
+			"arguments that are long", "version: 1\nrules:\n- for_each: $.l\n  event: {type: page, userId: u, properties: {" +
+				"y: [" + strings.TrimSuffix(strings.Repeat("{'@if': {exists: \"$body.s | concat($body.big)\", then: null}}, ", 400), ", ") + "]}}\n",
+			[]byte(`{"s": "a", "big": "` + strings.Repeat("a", 60_000) + `", "l": [1` + strings.Repeat(",1", 100) + `]}`), "too_much_work",
 		},
 		{"a text that grows by itself", document(`{type: page, userId: u, properties: {x: "$.t | replace('a', $.t)"}}`), []byte(`{"t": "` + strings.Repeat("a", 1000) + `"}`), "cannot_convert"},
 		{"what is no list", each("{type: page, userId: u}"), []byte(`{"a": 1}`), "wrong_type"},

@@ -4,17 +4,20 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/overloads"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/common/types/traits"
+	"cel.dev/cel-go/interpreter"
 )
 
 // Bounds of expressions.
@@ -22,6 +25,7 @@ const (
 	maxExpression  = 4096     // bytes
 	maxExpressions = 32 << 10 // bytes, of all in a document
 	maxCost        = 100_000  // of one evaluation: see costs
+	maxPattern     = 1000     // steps of the program that a pattern comes to
 )
 
 // environment is what expressions are compiled in. To build it costs more than to use it.
@@ -41,7 +45,7 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 		cel.ParserExpressionSizeLimit(maxExpression),
 		cel.ParserRecursionLimit(maxNesting),
 		cel.ExpressionNodeLimit(2000),
-		cel.RegexProgramSizeLimit(1000),
+		cel.RegexProgramSizeLimit(maxPattern),
 		celFunctions(),
 	)
 })
@@ -64,23 +68,52 @@ func compileExpression(at position, source string) (*expression, error) {
 	if len(source) > maxExpression {
 		return nil, fmt.Errorf("is an expression of more than %d bytes", maxExpression)
 	}
-	ast, issues := env.Compile(source)
+	checked, issues := env.Compile(source)
 	if issues != nil && issues.Err() != nil {
 		first := issues.Errors()[0]
 		return nil, fmt.Errorf("is not CEL at column %d of the expression: %s", first.Location.Column()+1, strings.Join(strings.Fields(first.Message), " "))
 	}
-	program, err := env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost), cel.CostTracking(costs{}))
+	if err := refused(checked.NativeRep().Expr()); err != nil {
+		return nil, err
+	}
+	sizes := costs{}
+	program, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost), cel.CostTracking(sizes), cel.CustomDecoratorV2(sizes.match))
 	if err != nil {
 		return nil, fmt.Errorf("is not an expression that can be computed: %w", err)
 	}
-	e := &expression{position: at, program: program, boolean: ast.OutputType().IsExactType(cel.BoolType), dynamic: ast.OutputType().IsExactType(cel.DynType)}
-	for _, to := range ast.NativeRep().ReferenceMap() {
+	e := &expression{position: at, program: program, boolean: checked.OutputType().IsExactType(cel.BoolType), dynamic: checked.OutputType().IsExactType(cel.DynType)}
+	for _, to := range checked.NativeRep().ReferenceMap() {
 		switch to.Name {
 		case "item", "parent", "index":
 			e.perItem = true
 		}
 	}
 	return e, nil
+}
+
+// refused says what an expression has that there is no need for in JSON, and that would cost what cannot be told.
+func refused(root ast.Expr) (err error) {
+	ast.PostOrderVisit(root, ast.NewExprVisitor(func(e ast.Expr) {
+		switch e.Kind() {
+		case ast.StructKind:
+			err = errors.New("makes a message; write {'name': value} for an object")
+		case ast.LiteralKind:
+			if e.AsLiteral().Type() == types.BytesType {
+				err = errors.New("has bytes, which there are none of in JSON; write a text")
+			}
+		case ast.CallKind:
+			call := e.AsCall()
+			switch args := call.Args(); call.FunctionName() {
+			case overloads.TypeConvertBytes:
+				err = errors.New("calls bytes, which there are none of in JSON; use the text as it is")
+			case overloads.Matches:
+				if pattern := args[len(args)-1]; pattern.Kind() != ast.LiteralKind {
+					err = errors.New("calls matches with a pattern that is not a literal text")
+				}
+			}
+		}
+	}))
+	return err
 }
 
 // holds tells whether e is true. What is missing makes it false.
@@ -465,11 +498,11 @@ type expressionCell struct{ *expression }
 var inExpressions = []string{"lower", "upper", "trim", "sha256", "number", "date", "country"}
 
 // costs are what calls cost in expressions. CEL's own are by the types of arguments, which are not known before a body is
-// there: it would take each for a single step, however long its texts are.
-type costs struct{}
+// there: it would take each for a single step, however long its texts are. It has the sizes of the programs of patterns.
+type costs map[string]int
 
 // CallCost implements cel-go's ActualCostEstimator.
-func (costs) CallCost(function, _ string, args []ref.Val, result ref.Val) *uint64 {
+func (c costs) CallCost(function, _ string, args []ref.Val, result ref.Val) *uint64 {
 	total := 1 + textCost(result)
 	for _, arg := range args {
 		total += textCost(arg)
@@ -478,10 +511,75 @@ func (costs) CallCost(function, _ string, args []ref.Val, result ref.Val) *uint6
 			total += elements(arg)
 		}
 	}
-	if function == overloads.Matches && len(args) == 2 {
-		total += textCost(args[0]) * (1 + textCost(args[1]))
+	switch function {
+	case operators.Add:
+		if len(args) == 2 {
+			total += listCost(args[1])
+			if _, growing := args[0].(traits.MutableLister); !growing { // map and filter add an item at a time
+				total += listCost(args[0])
+			}
+		}
+	case matchLiteral:
+		if s, ok := args[0].(types.String); ok {
+			total += c.matchCost(s, args[1])
+		}
 	}
 	return &total
+}
+
+// matchLiteral is what a call of matches is in the plan of a program.
+const matchLiteral = "match_literal"
+
+// matchCost is what it costs to match s: an expression that is not simple goes through its program for every byte.
+func (c costs) matchCost(s types.String, pattern ref.Val) uint64 {
+	p, _ := pattern.(types.String)
+	return uint64(len(s) * c[string(p)] / workBytes)
+}
+
+// match makes calls of matches refuse what costs too much, before it is done. The patterns are compiled once.
+func (c costs) match(i interpreter.InterpretableV2) (interpreter.InterpretableV2, error) {
+	call, ok := i.(interpreter.InterpretableCall)
+	if !ok || call.Function() != overloads.Matches {
+		return i, nil
+	}
+	constant, ok := call.Args()[1].(interpreter.InterpretableConst)
+	if !ok {
+		return nil, errors.New("the pattern is not a literal text")
+	}
+	pattern, ok := constant.Value().(types.String)
+	if !ok {
+		return nil, errors.New("the pattern is not a literal text")
+	}
+	compiled, err := regexp.Compile(string(pattern))
+	if err != nil {
+		return nil, err
+	}
+	size, err := types.RegexProgramSize(string(pattern))
+	if err != nil {
+		return nil, err
+	}
+	if size > maxPattern {
+		return nil, fmt.Errorf("the pattern comes to a program of %d steps; there can be %d", size, maxPattern)
+	}
+	c[string(pattern)] = size
+	return interpreter.NewCall(call.ID(), matchLiteral, matchLiteral, call.Args(), func(args ...ref.Val) ref.Val {
+		s, ok := args[0].(types.String)
+		if !ok {
+			return types.NewErr("no such overload")
+		}
+		if c.matchCost(s, pattern) > maxCost {
+			return types.NewErr("cost limit exceeded")
+		}
+		return types.Bool(compiled.MatchString(string(s)))
+	}), nil
+}
+
+// listCost is by the items of a list, so that none is made that is longer than what was paid for.
+func listCost(v ref.Val) uint64 {
+	if l, ok := v.(traits.Lister); ok {
+		return uint64(l.Size().(types.Int))
+	}
+	return 0
 }
 
 func textCost(v ref.Val) uint64 {
