@@ -302,8 +302,8 @@ func queryOf(r *http.Request) map[string]string {
 }
 
 // firehose takes in what Amazon Data Firehose delivers, and answers in its own form, errors too: it takes anything else for
-// a failure to be tried again. The access key is the write key of any source: one of the type webhook has a mapping, and
-// what comes to any other must be in our shape.
+// a failure to be tried again. The access key is a write key of a source of the provider firehose: those of others may be
+// public, as that of a page's tag is.
 func (h *Handler) firehose(w http.ResponseWriter, r *http.Request) {
 	id := r.Header.Get("X-Amz-Firehose-Request-Id")
 	status, message := http.StatusOK, ""
@@ -342,14 +342,14 @@ func (h *Handler) takeFirehose(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var k *hook
-	if g.Settings.Webhook != nil {
-		if g.Settings.Webhook.Provider != "firehose" { // it would be let in unverified
-			return ErrOnlyWebhooks
-		}
-		if g, k, err = h.keys.webhook(r.Context(), key); err != nil {
-			return err
-		}
+	if g.Settings.Webhook == nil || g.Settings.Webhook.Provider != "firehose" { // it would be let in unverified
+		p := problem.New(http.StatusForbidden, "not_firehose", "The write key is not for Amazon Data Firehose.")
+		p.Detail = "Make a source of the type webhook with the provider firehose. Nothing was stored."
+		return p
+	}
+	g, k, err := h.keys.webhook(r.Context(), key)
+	if err != nil {
+		return err
 	}
 	body, err := readBody(w, r, maxFirehoseBytes, &h.bytes)
 	if err != nil {
@@ -357,41 +357,33 @@ func (h *Handler) takeFirehose(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer body.release()
 	request, err := webhook.ReadFirehose(body.Bytes())
+	if errors.Is(err, webhook.ErrTooMany) {
+		p := problem.New(http.StatusRequestEntityTooLarge, "too_many_records", "There are too many records.")
+		p.Detail = "Nothing was stored. " + strconv.Itoa(webhook.MaxRecords) + " fit into a request: choose a smaller buffer."
+		return p
+	}
 	if err != nil {
 		_, reason, _ := strings.Cut(err.Error(), ": ")
 		return malformed("malformed_firehose", "#", "%s", reason)
 	}
-	var faults []problem.FieldError
-	if k != nil {
-		faults, err = h.deliver(r, g, k, request.Deliveries, received)
-	} else {
-		faults, err = h.deliverEvents(r.Context(), g, request.Deliveries, received)
+	refused, first := 0, problem.FieldError{} // nobody is told of more
+	for some := range slices.Chunk(request.Deliveries, webhook.MaxDeliveries) {
+		faults, err := h.deliver(r, g, k, some, received)
+		if err != nil {
+			return err
+		}
+		if refused == 0 && len(faults) > 0 {
+			first = faults[0]
+		}
+		refused += len(faults)
 	}
-	if err != nil {
-		return err
+	if refused == 0 && request.Unreadable > 0 {
+		first = problem.FieldError{Pointer: "#/records", Code: "malformed_record", Detail: strconv.Itoa(request.Unreadable) + " records are not base64 of JSON"}
 	}
-	if request.Unreadable > 0 {
-		faults = append(faults, problem.FieldError{Pointer: "#/records", Code: "malformed_record", Detail: strconv.Itoa(request.Unreadable) + " records are not base64 of JSON"})
-	}
-	if len(faults) > 0 { // Firehose puts into its bucket what is refused until it gives up
-		p := problem.New(http.StatusUnprocessableEntity, "rejected", strconv.Itoa(len(faults))+" of the records cannot be taken in.")
-		p.Errors = faults
+	if refused += request.Unreadable; refused > 0 { // Firehose puts into its bucket what is refused until it gives up
+		p := problem.New(http.StatusUnprocessableEntity, "rejected", strconv.Itoa(refused)+" of the records cannot be taken in.")
+		p.Errors = []problem.FieldError{first}
 		return p
 	}
 	return nil
-}
-
-// deliverEvents takes in deliveries that are events in our shape.
-func (h *Handler) deliverEvents(ctx context.Context, g Grant, deliveries []webhook.Delivery, received time.Time) (faults []problem.FieldError, err error) {
-	events := make([]incoming, len(deliveries))
-	for i, d := range deliveries {
-		events[i].raw = ensureMessageID(d.Body, d.ID)
-	}
-	results, err := h.takeAll(ctx, g, received, events)
-	for _, res := range results {
-		if res.Status == Rejected {
-			faults = append(faults, problem.FieldError{Pointer: res.Pointer, Code: res.Code, Detail: res.Reason})
-		}
-	}
-	return faults, err
 }

@@ -201,18 +201,20 @@ func put(object map[string]any, path, values []string) bool {
 	return true
 }
 
-// Texts returns the JSON values of data one after the other: a record of a stream may have several, with or without
-// anything between them but white space.
-func Texts(data []byte) ([][]byte, error) {
+// values returns the JSON values of data one after the other: a record of a stream may have several, with or without
+// anything between them but white space. More than most are errMany.
+func values(data []byte, most int) ([][]byte, error) {
 	dec := jsontext.NewDecoder(bytes.NewBuffer(bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))), jsonOptions...)
 	var list [][]byte
 	for {
 		value, err := dec.ReadValue()
-		if errors.Is(err, io.EOF) {
+		switch {
+		case errors.Is(err, io.EOF):
 			return list, nil
-		}
-		if err != nil {
+		case err != nil:
 			return nil, errNotJSON
+		case len(list) == most:
+			return nil, errMany
 		}
 		list = append(list, bytes.Clone(value))
 	}

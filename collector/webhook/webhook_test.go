@@ -515,6 +515,19 @@ func TestFirehose(t *testing.T) {
 	}
 }
 
+func TestFirehoseIsBounded(t *testing.T) {
+	t.Parallel()
+	data := b64([]byte(strings.Repeat("1 ", webhook.MaxRecords/2+1)))
+	for name, body := range map[string]string{
+		"records": `{"requestId":"r","records":[` + strings.TrimSuffix(strings.Repeat("{},", webhook.MaxRecords+1), ",") + `]}`,
+		"values":  `{"requestId":"r","records":[{"data":"` + data + `"},{"data":"` + data + `"}]}`,
+	} {
+		if got, err := webhook.ReadFirehose([]byte(body)); !errors.Is(err, webhook.ErrTooMany) || got.Deliveries != nil {
+			t.Errorf("too many %s: %d deliveries, %v, want ErrTooMany", name, len(got.Deliveries), err)
+		}
+	}
+}
+
 func TestAllow(t *testing.T) {
 	t.Parallel()
 	r, h := httptest.NewRequest(http.MethodOptions, "/", nil), http.Header{}
