@@ -58,7 +58,10 @@ func TestSources(t *testing.T) {
 	w.as(w.acme, "POST", "/api/v1/sources", `{"key":"x","settings":{"dialects":[]}}`).want(422, "invalid")
 
 	got := w.as(w.acme, "PATCH", "/api/v1/sources/app", `{"settings":{"collect_ip":false},"enabled":false}`).want(200)
-	if string(got.at("settings")) != `{"merge_on":["email"],"collect_ip":false,"dialects":["segment","rudderstack"],"unplanned":"ignore","bots":"flag"}` || string(got.at("enabled")) != "false" {
+	if string(got.at("settings")) != `{"merge_on":["email"],"collect_ip":false,"dialects":["segment","rudderstack"],"unplanned":"ignore","bots":"flag","tell_users":false}` || string(got.at("enabled")) != "false" {
+		t.Errorf("changed to %s", got.Body)
+	}
+	if got := w.as(w.acme, "PATCH", "/api/v1/sources/app", `{"settings":{"tell_users":true}}`).want(200); string(got.at("settings", "tell_users")) != "true" {
 		t.Errorf("changed to %s", got.Body)
 	}
 	w.as(w.acme, "PATCH", "/api/v1/sources/app", `{"key":"other"}`).want(400, "unknown_member")

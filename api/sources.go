@@ -28,6 +28,7 @@ type settingsJSON struct {
 	Dialects  []string `json:"dialects"`
 	Unplanned string   `json:"unplanned"`
 	Bots      string   `json:"bots"`
+	TellUsers bool     `json:"tell_users"`
 
 	Webhook *collector.WebhookSettings `json:"webhook,omitzero"`
 }
@@ -53,7 +54,7 @@ func (c *call) showSources(sources ...collector.Source) (func(collector.Source) 
 			settingsJSON{
 				MergeOn: s.Settings.MergeOn, CollectIP: s.Settings.CollectIP == nil || *s.Settings.CollectIP, Dialects: s.Settings.Speaks(),
 				Unplanned: cmp.Or(s.Settings.Unplanned, unplannedUnseen), Bots: cmp.Or(s.Settings.Bots, collector.ActionFlag),
-				Webhook: s.Settings.Webhook,
+				TellUsers: s.Settings.TellUsers, Webhook: s.Settings.Webhook,
 			},
 			s.Enabled, timestamp(s.CreatedAt), timestamp(s.UpdatedAt), showWebhook(s, webhooks[s.ID]),
 		}
@@ -132,6 +133,7 @@ type sourceSettings struct {
 	Dialects  *[]string `json:"dialects" validate:"omitnil,min=1,unique,dive,dialect"`
 	Unplanned *string   `json:"unplanned" validate:"omitnil,oneof=ignore allow flag quarantine"`
 	Bots      *string   `json:"bots" validate:"omitnil,oneof=flag quarantine off"`
+	TellUsers *bool     `json:"tell_users"`
 
 	Webhook jsontext.Value `json:"webhook"` // a patch of webhookSettings
 }
@@ -157,6 +159,9 @@ func (in *sourceSettings) over(s collector.SourceSettings) (_ collector.SourceSe
 	}
 	if in.Bots != nil {
 		s.Bots = *in.Bots
+	}
+	if in.TellUsers != nil {
+		s.TellUsers = *in.TellUsers
 	}
 	if in.Webhook != nil {
 		s.Webhook, secrets, err = patchWebhook(s.Webhook, in.Webhook)

@@ -52,6 +52,8 @@ type SourceSettings struct {
 	Unplanned string   `json:"unplanned,omitempty"`  // action for track calls that no schema is for; default none
 	Bots      string   `json:"bots,omitempty"`       // flag, quarantine or off: events that no person sent; default flag
 
+	TellUsers bool `json:"tell_users,omitempty"` // whether visitors are told of the user whose they are: see visitor.go
+
 	Webhook *WebhookSettings `json:"webhook,omitempty"` // of a source of the type webhook, and of no other
 }
 

@@ -63,7 +63,7 @@ type visitors struct {
 	log  *slog.Logger
 
 	public  memo[int32, profiles.Public]
-	answers memo[visitorKey, visitorAnswer]
+	answers memo[visitorQuestion, visitorAnswer]
 	known   memo[visitorKey, struct{}] // those whose token nobody gets any more
 	reads   singleflight.Group
 	readers chan struct{}
@@ -80,13 +80,19 @@ type visitorKey struct {
 	key       profiles.Key
 }
 
+// visitorQuestion is what is asked about a visitor: of the visitor alone, or of the user whose the visitor is, too.
+type visitorQuestion struct {
+	visitorKey
+	users bool
+}
+
 type visitorLimits struct{ claims, reads *rate.Limiter }
 
 func newVisitors(cfg Config, keys *Directory, reg prometheus.Registerer, log *slog.Logger) *visitors {
 	v := &visitors{
 		cfg: cfg, keys: keys, log: log, readers: make(chan struct{}, visitorReaders),
 		public:  memo[int32, profiles.Public]{life: visitorFresh, most: 1000},
-		answers: memo[visitorKey, visitorAnswer]{life: visitorFresh, most: 20_000},
+		answers: memo[visitorQuestion, visitorAnswer]{life: visitorFresh, most: 20_000},
 		known:   memo[visitorKey, struct{}]{life: 10 * time.Minute, most: 100_000},
 		claims: promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
 			Name: "mubatch_collector_visitor_tokens_total",
@@ -264,7 +270,9 @@ func (h *Handler) me(w http.ResponseWriter, r *http.Request) error {
 
 // answer returns what is known of a visitor, as it was a second ago at most.
 func (v *visitors) answer(ctx context.Context, g Grant, anonymousID string) (visitorAnswer, error) {
-	who := visitorKey{g.WorkspaceID, g.Secret.Key(profiles.Identifier{Kind: profiles.AnonymousID, Value: anonymousID})}
+	who := visitorQuestion{
+		visitorKey{g.WorkspaceID, g.Secret.Key(profiles.Identifier{Kind: profiles.AnonymousID, Value: anonymousID})}, g.Settings.TellUsers,
+	}
 	if a, ok := v.answers.get(who); ok {
 		v.read.WithLabelValues("cached").Inc()
 		return a, nil
@@ -276,7 +284,7 @@ func (v *visitors) answer(ctx context.Context, g Grant, anonymousID string) (vis
 		p.RetryAfter = retryAfter()
 		return visitorAnswer{}, p
 	}
-	got, err, _ := v.reads.Do(strconv.Itoa(int(who.workspace))+string(who.key[:]), func() (any, error) {
+	got, err, _ := v.reads.Do(strconv.Itoa(int(who.workspace))+strconv.FormatBool(who.users)+string(who.key[:]), func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readPatience) // others wait for it, too
 		defer cancel()
 		select {
@@ -303,12 +311,12 @@ func (v *visitors) answer(ctx context.Context, g Grant, anonymousID string) (vis
 	return got.(visitorAnswer), nil
 }
 
-func (v *visitors) readAnswer(ctx context.Context, who visitorKey) (visitorAnswer, error) {
+func (v *visitors) readAnswer(ctx context.Context, who visitorQuestion) (visitorAnswer, error) {
 	public, err := v.publicOf(ctx, who.workspace)
 	if err != nil {
 		return visitorAnswer{}, err
 	}
-	person := &profiles.Profile{}
+	person, tell := &profiles.Profile{}, true
 	if !public.Empty() {
 		person, err = v.reader().ByID(ctx, who.workspace, who.key)
 		if errors.Is(err, profiles.ErrNotFound) { // no event has been applied yet
@@ -317,12 +325,16 @@ func (v *visitors) readAnswer(ctx context.Context, who visitorKey) (visitorAnswe
 		if err != nil {
 			return visitorAnswer{}, err
 		}
+		tell = who.users || person.ID == (profiles.Key{}) || alone(person, who.key)
 	}
 	var told struct {
 		Segments []string                  `json:"segments"`
 		Traits   map[string]jsontext.Value `json:"traits"`
 	}
-	told.Segments, told.Traits = public.Of(person, time.Now())
+	told.Segments, told.Traits = []string{}, map[string]jsontext.Value{}
+	if tell {
+		told.Segments, told.Traits = public.Of(person, time.Now())
+	}
 	same, err := json.Marshal(told, json.Deterministic(true))
 	if err != nil {
 		return visitorAnswer{}, fmt.Errorf("marshal visitor: %w", err)
@@ -336,6 +348,11 @@ func (v *visitors) readAnswer(ctx context.Context, who visitorKey) (visitorAnswe
 		body: slices.Concat(same[:len(same)-1], []byte(`,"as_of":`), asOf, []byte("}")),
 		etag: `W/"` + base64.RawURLEncoding.EncodeToString(sum[:12]) + `"`, // weak: as_of goes on
 	}, nil
+}
+
+// alone tells whether nothing is in a profile but what was seen under one key.
+func alone(p *profiles.Profile, key profiles.Key) bool {
+	return p.ID == key && !slices.ContainsFunc(p.Fragments, func(f profiles.Fragment) bool { return f.Key != key })
 }
 
 // memo keeps values for as long as they are fresh, the newest of them: between most and twice as many. It may be used at

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -146,10 +147,33 @@ func TestVisitorsAreToldOfThemselves(t *testing.T) {
 	if again := s.me("shop", browser, token, "If-None-Match", `"x", `+w.Header().Get("ETag")); again.Code != http.StatusNotModified || again.Body.Len() > 0 {
 		t.Errorf("with the ETag: %d %s", again.Code, again.Body)
 	}
-	s.track("shop", "", `{"messageId":"m2","userId":"ada","anonymousId":"`+browser+`","event":"Order Completed"}`)
-	waitFor(t, "what the user does under the anonymousId to count", func() bool {
-		return decode[told](t, s.me("shop", browser, token).Body.Bytes()).Traits["orders"] == 2
+}
+
+// Anybody can have an anonymousId and its token, and say that it is somebody's whose userId is known.
+func TestNobodyIsToldOfAUserWhoseIDIsKnown(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.track("shop", "", `{"messageId":"m1","userId":"victim","event":"Order Completed"}`)
+	const stranger = "stranger-" + browser
+	token := s.track("shop", "?visitor=1", `{"messageId":"m2","anonymousId":"`+stranger+`","event":"Order Completed"}`)
+	waitFor(t, "the stranger to be told of the stranger", func() bool {
+		return decode[told](t, s.me("shop", stranger, token).Body.Bytes()).Traits["orders"] == 1
 	})
+	s.track("shop", "", `{"messageId":"m3","anonymousId":"`+stranger+`","userId":"victim","event":"Seen"}`)
+	waitFor(t, "the stranger to be the victim's", func() bool {
+		return one[int](s.pipeline, `SELECT count(*) FROM profiles`) == 1
+	})
+	s.Handler = s.handler(500)
+	if w := s.me("shop", stranger, token); w.Code != http.StatusOK || !strings.HasPrefix(w.Body.String(), `{"segments":[],"traits":{}`) {
+		t.Errorf("a stranger is told %s of a user", w.Body)
+	}
+	if _, err := collector.NewSourceStore(s.pool).Update(t.Context(), 1, "shop", collector.SourceUpdate{Settings: &collector.SourceSettings{TellUsers: true}}); err != nil {
+		t.Fatal(err)
+	}
+	s.Handler = s.handler(500)
+	if got := decode[told](t, s.me("shop", stranger, token).Body.Bytes()); got.Traits["orders"] != 2 || !slices.Equal(got.Segments, []string{"vip"}) {
+		t.Errorf("with tell_users the visitor is told %+v", got)
+	}
 }
 
 func TestOnlyTheFirstToBeHeardOfAVisitorHasTheToken(t *testing.T) {
