@@ -165,7 +165,7 @@ func (c *visitorClaim) granted() *visitorToken {
 // not to take the events in.
 func (c *visitorClaim) claim(ctx context.Context, events []Routed) {
 	for i := range events {
-		e, err := profiles.DecodeEvent(events[i].Body)
+		e, err := eventOf(&events[i])
 		if err != nil || e.AnonymousID == "" {
 			continue
 		}
@@ -176,6 +176,19 @@ func (c *visitorClaim) claim(ctx context.Context, events []Routed) {
 		}
 		return
 	}
+}
+
+// eventOf returns the event in a message, also if it goes to the quarantine.
+func eventOf(m *Routed) (*profiles.Event, error) {
+	body := m.Body
+	if m.Kind == profiles.KindQuarantine {
+		q, err := profiles.DecodeQuarantined(body)
+		if err != nil {
+			return nil, err
+		}
+		body = q.Body
+	}
+	return profiles.DecodeEvent(body)
 }
 
 func (v *visitors) claim(ctx context.Context, g Grant, anonymousID string, message profiles.Key) string {
@@ -189,7 +202,8 @@ func (v *visitors) claim(ctx context.Context, g Grant, anonymousID string, messa
 	if !v.limitsOf(g.SourceID).claims.Allow() {
 		return "limited"
 	}
-	ctx, cancel := context.WithTimeout(ctx, claimPatience)
+	// A client that gives up says nothing about Postgres, and must not have the others pause.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimPatience)
 	defer cancel()
 	public, err := v.publicOf(ctx, g.WorkspaceID)
 	if err == nil && public.Empty() {

@@ -2,6 +2,7 @@ package collector_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -209,6 +210,34 @@ func TestOnlyTheFirstToBeHeardOfAVisitorHasTheToken(t *testing.T) {
 			s.exec(`UPDATE visitor_claims SET claimed_at = claimed_at - interval '2 hours'`)
 			s.Handler = s.handler(500)
 		}
+	}
+}
+
+func TestAVisitorWhoseFirstEventIsQuarantinedHasTheToken(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	if _, err := collector.NewSourceStore(s.pool).Update(t.Context(), 1, "shop", collector.SourceUpdate{Settings: &collector.SourceSettings{Unplanned: "quarantine"}}); err != nil {
+		t.Fatal(err)
+	}
+	s.Handler = s.handler(500)
+	if s.track("shop", "?visitor=1", ordered("m1", browser)) == "" {
+		t.Error("no token")
+	}
+	if s.track("shop", "?visitor=1", ordered("m2", browser)) != "" {
+		t.Error("the second event brings the token, too")
+	}
+}
+
+func TestClientsThatGiveUpDoNotKeepOthersFromTheirTokens(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r := httptest.NewRequestWithContext(ctx, http.MethodPost, "/v1/track?visitor=1", strings.NewReader(ordered("m1", "gone-"+browser)))
+	r.Header.Set("X-Write-Key", s.keys["shop"])
+	s.ServeHTTP(httptest.NewRecorder(), r)
+	if s.track("shop", "?visitor=1", ordered("m2", browser)) == "" {
+		t.Error("no token")
 	}
 }
 
