@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -122,8 +123,8 @@ type Health struct {
 // RecheckEvery also if nothing is written.
 func (c *Committer) Health() Health { return *c.health.Load() }
 
-// Commit returns nil when every one of msgs is fsynced in Redis. After ErrBusy, which only events get, nothing is stored:
-// what lanes have to tell each other is bounded by their batches, and must go on when intake has filled all there is.
+// Commit returns nil when every one of msgs is fsynced in Redis. After ErrBusy, which only events get, quarantined ones too,
+// nothing is stored: what lanes have to tell each other is bounded by their batches, and must go on when intake has filled all there is.
 // After ErrUnavailable, also if ctx ends first, all, some or none may be stored. The bodies must not change until their
 // message has been stored, which after an error may be later than Commit returns.
 func (c *Committer) Commit(ctx context.Context, msgs []Routed) error {
@@ -154,7 +155,7 @@ func (c *Committer) enqueue(req *commit) error {
 	if c.closed {
 		return fmt.Errorf("%w: shutting down", ErrUnavailable)
 	}
-	if req.msgs[0].Kind == profiles.KindEvent && c.bytes > 0 && c.bytes+req.bytes > c.cfg.MaxInFlightBytes {
+	if c.bytes > 0 && c.bytes+req.bytes > c.cfg.MaxInFlightBytes && slices.ContainsFunc(req.msgs, fromOutside) {
 		return ErrBusy
 	}
 	c.bytes += req.bytes
@@ -164,6 +165,11 @@ func (c *Committer) enqueue(req *commit) error {
 	default:
 	}
 	return nil
+}
+
+// fromOutside tells whether a message is what somebody sent, who may send it again.
+func fromOutside(m Routed) bool {
+	return m.Kind == profiles.KindEvent || m.Kind == profiles.KindQuarantine
 }
 
 // Run commits until ctx ends, then commits what is waiting, and returns nil. Stop the HTTP server before: from then on

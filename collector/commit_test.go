@@ -273,8 +273,11 @@ func TestTooMuchInFlightIsBusy(t *testing.T) {
 	if err := c.Commit(t.Context(), []collector.Routed{routed("b", 0)}); !errors.Is(err, collector.ErrBusy) {
 		t.Errorf("%v, want ErrBusy", err)
 	}
-	claim := routed("claim", 0)
-	claim.Kind = profiles.KindClaim
+	claim, quarantined := routed("claim", 0), routed("quarantined", 0)
+	claim.Kind, quarantined.Kind = profiles.KindClaim, profiles.KindQuarantine
+	if err := c.Commit(ctx, []collector.Routed{quarantined, routed("d", 1)}); !errors.Is(err, collector.ErrBusy) {
+		t.Errorf("quarantined: %v, want ErrBusy", err)
+	}
 	if err := c.Commit(ctx, []collector.Routed{claim}); !errors.Is(err, collector.ErrUnavailable) {
 		t.Errorf("from lane to lane: %v, want to wait in vain", err)
 	}
