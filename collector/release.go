@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/go-json-experiment/json/jsontext"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -149,12 +148,12 @@ func (r *Releaser) event(g *Grant, e *profiles.QuarantinedEvent, raw []byte, n i
 	of := shared{received: e.ReceivedAt.UTC(), maxBytes: r.cfg.MaxEventBytes}
 	if !mapped {
 		of.maxBytes = len(raw) // it was accepted
-	} else if peekMessageID(raw) == "" {
+	} else {
 		id := e.MessageID
 		if n > 0 {
 			id += ":" + strconv.Itoa(n+1)
 		}
-		raw = withMessageID(raw, id)
+		raw = WithMessageID(raw, id)
 	}
 	var ec eventCleaner
 	c, f := ec.clean(raw, "", &of)
@@ -182,19 +181,4 @@ func (r *Releaser) event(g *Grant, e *profiles.QuarantinedEvent, raw []byte, n i
 		Kind: profiles.KindEvent, Workspace: g.WorkspaceID, Source: e.Source, ID: profiles.MessageKey(c.messageID), Key: key,
 		Received: of.received, Body: c.body,
 	}, nil
-}
-
-// withMessageID gives an event a messageId that has none.
-func withMessageID(raw []byte, id string) []byte {
-	if len(raw) < 2 || raw[0] != '{' {
-		return raw
-	}
-	quoted, err := jsontext.AppendQuote([]byte(`{"messageId":`), id)
-	if err != nil {
-		return raw // its text was cleaned
-	}
-	if rest := bytes.TrimSpace(raw[1:]); len(rest) > 0 && rest[0] != '}' {
-		quoted = append(quoted, ',')
-	}
-	return append(quoted, raw[1:]...)
 }

@@ -1,7 +1,6 @@
 package collector
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,7 +12,6 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/go-json-experiment/json/jsontext"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
@@ -185,7 +183,7 @@ func (h *Handler) deliver(r *http.Request, g Grant, k *hook, deliveries []webhoo
 			if j > 0 {
 				id += ":" + strconv.Itoa(j+1)
 			}
-			events, of = append(events, incoming{raw: ensureMessageID(raw, id)}), append(of, i)
+			events, of = append(events, incoming{raw: WithMessageID(raw, id)}), append(of, i)
 		}
 	}
 	defer func() {
@@ -253,24 +251,6 @@ func (h *Handler) takeAll(ctx context.Context, g Grant, received time.Time, even
 		results = append(results, some...)
 	}
 	return results, nil
-}
-
-// ensureMessageID returns an event with a messageId, if the mapping gave it none.
-func ensureMessageID(raw []byte, id string) []byte {
-	if peekMessageID(raw) != "" {
-		return raw
-	}
-	raw = bytes.TrimRight(raw, " \t\r\n")
-	if len(raw) < 2 || raw[0] != '{' {
-		return raw // the cleaner says what is wrong with it
-	}
-	out := append(make([]byte, 0, len(raw)+len(id)+16), raw[:len(raw)-1]...)
-	if len(bytes.TrimSpace(out)) > 1 {
-		out = append(out, ',')
-	}
-	out = append(out, `"messageId":`...)
-	out, _ = jsontext.AppendQuote(out, strings.ToValidUTF8(id, "\uFFFD"))
-	return append(out, '}')
 }
 
 // headersOf returns the headers that a mapping may see: those that prove who sent the request stay out.

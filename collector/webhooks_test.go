@@ -429,7 +429,10 @@ func TestFirehoseDeliversRecords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	event := func(n int) string { return `{"type":"track","event":"Seen","userId":"u` + strconv.Itoa(n) + `"}` }
+	saysNothing := map[int]string{2: `"messageId":null,`, 3: `"messageId":"",`}
+	event := func(n int) string {
+		return `{"type":"track",` + saysNothing[n] + `"event":"Seen","userId":"u` + strconv.Itoa(n) + `"}`
+	}
 	const prefix = "one"
 	zipped := firehose(h.key, prefix, event(1), event(2)+"\n"+event(3)+event(4))
 	var packed bytes.Buffer

@@ -8,8 +8,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/go-json-experiment/json/jsontext"
-
+	"github.com/mubatch/mubatch/collector"
 	"github.com/mubatch/mubatch/collector/mapping"
 )
 
@@ -63,47 +62,9 @@ func (p *program) events(row Row, received time.Time) (events [][]byte, fault *F
 
 // withID returns a copy of an event that has a messageId.
 func (p *program) withID(event []byte, row int64, i int) []byte {
-	event = bytes.TrimSpace(event)
-	if len(event) == 0 || event[0] != '{' || hasMessageID(event) {
-		return bytes.Clone(event)
-	}
-	b := make([]byte, 0, len(event)+len(p.prefix)+40)
-	b = append(b, `{"messageId":"`...)
-	b = append(b, p.prefix...)
-	b = strconv.AppendInt(b, row, 10)
+	id := p.prefix + strconv.FormatInt(row, 10)
 	if i > 0 {
-		b = append(b, '_')
-		b = strconv.AppendInt(b, int64(i), 10)
+		id += "_" + strconv.Itoa(i)
 	}
-	b = append(b, '"')
-	if rest := bytes.TrimSpace(event[1:]); len(rest) > 0 && rest[0] != '}' {
-		b = append(b, ',')
-	}
-	return append(b, event[1:]...)
-}
-
-var messageID = []byte(`"messageId"`)
-
-// hasMessageID tells whether an event has that member.
-func hasMessageID(event []byte) bool {
-	if !bytes.Contains(event, messageID) {
-		return false
-	}
-	dec := jsontext.NewDecoder(bytes.NewBuffer(event), lenient...)
-	if _, err := dec.ReadToken(); err != nil {
-		return false
-	}
-	for dec.PeekKind() == '"' {
-		name, err := dec.ReadValue()
-		if err != nil {
-			return false
-		}
-		if bytes.Equal(name, messageID) {
-			return true
-		}
-		if dec.SkipValue() != nil {
-			return false
-		}
-	}
-	return false
+	return collector.WithMessageID(bytes.Clone(event), id)
 }
