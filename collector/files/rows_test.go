@@ -271,3 +271,36 @@ func FuzzRows(f *testing.F) {
 		}
 	})
 }
+
+// cut is a packed file in a bucket whose connection ends early, as net/http tells of it.
+type cut struct {
+	inMemory
+	at int64
+}
+
+func (c cut) From(_ context.Context, offset int64) (io.ReadCloser, error) {
+	body := io.MultiReader(bytes.NewReader(c.inMemory[offset:c.at]), iotest.ErrReader(io.ErrUnexpectedEOF))
+	return &whole{io.NopCloser(body), c.Size() - offset}, nil
+}
+
+// A connection that is cut is not a file that is damaged: it is read again.
+func TestACutConnectionIsNoDamage(t *testing.T) {
+	t.Parallel()
+	text := "id,name\n" + strings.Repeat("1,Ann\n", 1000)
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	if _, err := z.Write([]byte(text)); err != nil || z.Close() != nil {
+		t.Fatal(err)
+	}
+	enc, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, packed := range map[string][]byte{"a.csv.gz": zipped.Bytes(), "a.csv.zst": enc.EncodeAll([]byte(text), nil), "a.csv": []byte(text)} {
+		_, _, err := read(t, cut{packed, int64(len(packed)) * 2 / 3}, name, Format{}, Position{})
+		var bad *FileError
+		if err == nil || errors.As(err, &bad) {
+			t.Errorf("%s: %v, want an error that passes", name, err)
+		}
+	}
+}

@@ -123,7 +123,8 @@ func (f *remoteFile) From(ctx context.Context, offset int64) (io.ReadCloser, err
 	return &whole{body, f.object.Size - offset}, nil
 }
 
-// whole tells the end of a file from a connection that was cut.
+// whole tells the end of a file from a connection that was cut, which net/http reports as an io.ErrUnexpectedEOF, as those who
+// unpack do what is damaged.
 type whole struct {
 	io.ReadCloser
 	left int64
@@ -131,7 +132,7 @@ type whole struct {
 
 func (w *whole) Read(p []byte) (int, error) {
 	n, err := w.ReadCloser.Read(p)
-	if w.left -= int64(n); errors.Is(err, io.EOF) && w.left > 0 {
+	if w.left -= int64(n); w.left > 0 && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
 		err = errors.New("the connection was cut")
 	}
 	return n, err
