@@ -50,7 +50,7 @@ func (h *Handler) matomo(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	t := matomoTranslator{received: received, from: h.client(r)}
-	results, err := h.bring(r, parcel{dialect: DialectMatomo, received: received, calls: []call{t.call(query)}})
+	results, err := h.bring(r, parcel{dialect: DialectMatomo, received: received, calls: []call{t.call(query, 0)}})
 	if err != nil {
 		return err
 	}
@@ -81,14 +81,14 @@ func (h *Handler) matomoBulk(w http.ResponseWriter, r *http.Request, received ti
 	}
 	t := matomoTranslator{received: received, from: h.client(r)}
 	in := parcel{dialect: DialectMatomo, received: received, path: []string{"requests"}}
-	for _, raw := range list {
+	for i, raw := range list {
 		query, err := matomoRequest(raw)
 		if err != nil {
 			f := &fault{code: "malformed_query", reason: "is not a query"}
 			in.calls = append(in.calls, call{translate: func(Grant) ([]*draft, *fault) { return nil, f }})
 			continue
 		}
-		in.calls = append(in.calls, t.call(query))
+		in.calls = append(in.calls, t.call(query, i))
 	}
 	results, err := h.bring(r, in)
 	if err != nil {
@@ -147,9 +147,9 @@ type matomoTranslator struct {
 	from     *client
 }
 
-func (t *matomoTranslator) call(query url.Values) call {
+func (t *matomoTranslator) call(query url.Values, index int) call {
 	key := query.Get("idsite")
-	return call{key: key, translate: func(g Grant) ([]*draft, *fault) { return t.action(g, query) }}
+	return call{key: key, translate: func(g Grant) ([]*draft, *fault) { return t.action(g, query, index) }}
 }
 
 var matomoPlaces = []place{
@@ -197,8 +197,8 @@ var matomoProduct = []place{
 	{from: "_pkp", in: inProperties, to: "price", number: true},
 }
 
-// action returns what a request of Matomo's says: one event, and if a page shows a product also that.
-func (t *matomoTranslator) action(g Grant, query url.Values) ([]*draft, *fault) {
+// action returns what the request at an index of Matomo's says: one event, and if a page shows a product also that.
+func (t *matomoTranslator) action(g Grant, query url.Values, index int) ([]*draft, *fault) {
 	if !truth(quoted(query.Get("rec"))) {
 		return nil, &fault{code: "not_recorded", reason: "needs rec=1"}
 	}
@@ -210,13 +210,13 @@ func (t *matomoTranslator) action(g Grant, query url.Values) ([]*draft, *fault) 
 		delete(e, name)
 	}
 	d := newDraft("track")
+	at := t.date(d, e)
 	d.userID = e.takeText("uid")
 	device := e.takeText("_id")
 	if d.anonymousID = cmp.Or(e.takeText("cid"), device); d.anonymousID == "" && d.userID == "" { // Matomo takes a fingerprint then
-		d.anonymousID = visitor(g, t.received, "", cmp.Or(e.text("cip"), t.from.ip), cmp.Or(e.text("ua"), t.from.userAgent))
+		d.anonymousID = visitor(g, at, "", cmp.Or(e.text("cip"), t.from.ip), cmp.Or(e.text("ua"), t.from.userAgent))
 	}
-	t.date(d, e)
-	d.messageID = t.messageID(query)
+	d.messageID = matomoMessageID(d, query, at, index)
 	d.screen(e.takeText("res"))
 	hints := e.takeText("uadata")
 	if hints != "" && jsontext.Value(hints).IsValid() {
@@ -303,20 +303,26 @@ func (t *matomoTranslator) action(g Grant, query url.Values) ([]*draft, *fault) 
 	return drafts, nil
 }
 
-// date sets the time of the action: cdt is one in UTC, or seconds since 1970; cdo is how many seconds ago it was, which the
-// tracker tells of what it kept while there was no network.
-func (t *matomoTranslator) date(d *draft, e object) {
+// date sets the time of the action and returns it: cdt is one in UTC, or seconds since 1970; cdo is how many seconds ago it
+// was, which the tracker tells of what it kept while there was no network. Without either it is the time of reception.
+func (t *matomoTranslator) date(d *draft, e object) time.Time {
 	d.timestamp = e.take("cdt")
 	ago, err := strconv.ParseInt(e.takeText("cdo"), 10, 64)
 	if err == nil && d.timestamp == nil && ago >= 0 && ago < int64(10*365*24*time.Hour/time.Second) {
-		d.timestamp = appendTime(nil, t.received.Add(-time.Duration(ago)*time.Second))
+		at := t.received.Add(-time.Duration(ago) * time.Second)
+		d.timestamp = appendTime(nil, at)
+		return at
 	}
+	if at, ok := parseTime(d.timestamp); ok {
+		return at
+	}
+	return t.received
 }
 
-// messageID returns one that is the same when the tracker sends the same again, if the request has anything that tells it from
-// its twins: Matomo's script adds a random number, and others may give the time. Without one every request is an
-// event, at most one a second of those that are alike.
-func (t *matomoTranslator) messageID(query url.Values) string {
+// matomoMessageID returns one that is the same when the tracker sends the same again, if the request has anything that tells it
+// from its twins: Matomo's script adds a random number, and others may give the time or how long ago it was. Without a random
+// number the action's second, its visitor and its place in the request tell it from the others.
+func matomoMessageID(d *draft, query url.Values, at time.Time, index int) string {
 	said := url.Values{}
 	for name, values := range query {
 		switch name {
@@ -325,11 +331,10 @@ func (t *matomoTranslator) messageID(query url.Values) string {
 			said[name] = values
 		}
 	}
-	nonce := cmp.Or(query.Get("r"), query.Get("rand"), query.Get("cdt"))
-	if nonce == "" {
-		nonce = second(t.received)
+	if nonce := cmp.Or(query.Get("r"), query.Get("rand")); nonce != "" {
+		return derivedID(DialectMatomo, nonce, said.Encode())
 	}
-	return derivedID(DialectMatomo, nonce, said.Encode())
+	return derivedID(DialectMatomo, second(at), d.userID, d.anonymousID, strconv.Itoa(index), said.Encode())
 }
 
 // matomoItems takes the items of an order: [[sku, name, category or list of them, price, quantity], …], of which what is behind

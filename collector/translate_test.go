@@ -104,7 +104,7 @@ func fuzzedCalls(dialect, text string) (calls []call) {
 		return []call{{translate: func(g Grant) ([]*draft, *fault) { return plausibleEvent(g, e, value, from, testReceived) }}}
 	case DialectMatomo:
 		t := matomoTranslator{received: testReceived, from: from}
-		return []call{t.call(query)}
+		return []call{t.call(query, 0)}
 	case DialectGoatCounter:
 		t := goatcounterTranslator{received: testReceived, from: from}
 		hit := queryObject(query)
@@ -139,5 +139,45 @@ func TestVisitorsAreOfADay(t *testing.T) {
 	}
 	if zone := visitor(g, day.In(time.FixedZone("", -3600)), "site", "192.0.2.1", "browser"); zone != id {
 		t.Errorf("in another zone %s became %s", id, zone)
+	}
+}
+
+// Requests of Matomo's without a random number are the same event if the action's second, its visitor and its place in the
+// list are.
+func TestMatomoTellsActionsApart(t *testing.T) {
+	t.Parallel()
+	g := Grant{SourceID: 1, Secret: profiles.Secret("secret")}
+	messageID := func(ip, query string, after time.Duration, index int) string {
+		t.Helper()
+		values, err := url.ParseQuery("rec=1&url=https://shop.example/&" + query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := matomoTranslator{received: testReceived.Add(after), from: &client{ip: ip, userAgent: "browser", hints: object{}}}
+		drafts, f := m.call(values, index).translate(g)
+		if f != nil || len(drafts) != 1 {
+			t.Fatal(drafts, f)
+		}
+		return drafts[0].messageID
+	}
+	const here, there = "192.0.2.1", "192.0.2.2"
+	for name, test := range map[string]struct {
+		one, other string
+		same       bool
+	}{
+		"sent twice in a second":           {messageID(here, "", 0, 0), messageID(here, "", 0, 0), true},
+		"of two visitors":                  {messageID(here, "", 0, 0), messageID(there, "", 0, 0), false},
+		"of two visitors who say when":     {messageID(here, "cdt=1772366400", 0, 0), messageID(there, "cdt=1772366400", 0, 0), false},
+		"of two users":                     {messageID(here, "uid=ada", 0, 0), messageID(here, "uid=bob", 0, 0), false},
+		"alike in one list":                {messageID(here, "", 0, 0), messageID(here, "", 0, 1), false},
+		"a second apart":                   {messageID(here, "", 0, 0), messageID(here, "", time.Second, 0), false},
+		"kept, and sent again":             {messageID(here, "cdo=60", 0, 0), messageID(here, "cdo=69", 9*time.Second, 0), true},
+		"dated, and sent again":            {messageID(here, "cdt=1772366400", 0, 0), messageID(here, "cdt=1772366400", 48*time.Hour, 0), true},
+		"numbered, and sent again":         {messageID(here, "r=384625", 0, 0), messageID(there, "r=384625&cdo=9", 9*time.Second, 3), true},
+		"numbered differently in a second": {messageID(here, "r=384625", 0, 0), messageID(here, "r=384626", 0, 0), false},
+	} {
+		if (test.one == test.other) != test.same {
+			t.Errorf("%s: %s and %s", name, test.one, test.other)
+		}
 	}
 }
