@@ -113,7 +113,7 @@ func (h *Handler) posthogFlags(w http.ResponseWriter, r *http.Request) error {
 	if key == "" {
 		key = r.URL.Query().Get("token")
 	}
-	if err := h.mayAsk(r, DialectPostHog, key); err != nil {
+	if _, err := h.mayAsk(r, DialectPostHog, key); err != nil {
 		return err
 	}
 	return writeJSON(w, []byte(`{"featureFlags":{},"featureFlagPayloads":{},"flags":{},"errorsWhileComputingFlags":false,`+posthogSettings[1:]))
@@ -126,8 +126,8 @@ const posthogSettings = `{"supportedCompression":["gzip","gzip-js","base64"],"ha
 
 // posthogConfig answers with the remote configuration, as JSON or as a script.
 func (h *Handler) posthogConfig(w http.ResponseWriter, r *http.Request) error {
-	key := chi.URLParam(r, "key")
-	if err := h.mayAsk(r, DialectPostHog, key); err != nil {
+	g, err := h.mayAsk(r, DialectPostHog, chi.URLParam(r, "key"))
+	if err != nil {
 		return err
 	}
 	w.Header().Set("Cache-Control", "public, max-age=300")
@@ -135,23 +135,24 @@ func (h *Handler) posthogConfig(w http.ResponseWriter, r *http.Request) error {
 		return writeJSON(w, []byte(posthogSettings))
 	}
 	script := "(function(){var c=window._POSTHOG_REMOTE_CONFIG=window._POSTHOG_REMOTE_CONFIG||{};c[" +
-		strconv.Quote(key) + "]={config:" + posthogSettings + ",siteApps:[]}})();\n" // a known key is letters, digits and underscores
+		strconv.Quote(g.Key) + "]={config:" + posthogSettings + ",siteApps:[]}})();\n" // a known key is letters, digits and underscores
 	w.Header().Set("Content-Type", "text/javascript; charset=utf-8")
 	w.Header().Set("Content-Length", strconv.Itoa(len(script)))
 	_, _ = w.Write([]byte(script)) // the client is gone
 	return nil
 }
 
-// mayAsk returns an error if key, or the one in the headers or the query, is not one of a source that takes a dialect.
-func (h *Handler) mayAsk(r *http.Request, dialect, key string) error {
+// mayAsk returns what key, or the one in the headers or the query, allows, and an error if it is not one of a source that takes
+// a dialect.
+func (h *Handler) mayAsk(r *http.Request, dialect, key string) (Grant, error) {
 	g, known, err := h.authorize(r, key)
 	switch {
 	case err != nil:
-		return err
+		return Grant{}, err
 	case !known:
-		return missingKey()
+		return Grant{}, missingKey()
 	}
-	return g.mustSpeak(dialect)
+	return g, g.mustSpeak(dialect)
 }
 
 // posthogBody returns the JSON of a request, which release lets go of.
@@ -376,7 +377,12 @@ func (t *posthogTranslator) event(g Grant, e object, raw jsontext.Value) ([]*dra
 		d.userID = distinctID
 	}
 
-	set, once, unset := posthogPerson(e, properties)
+	traits, once := posthogPerson(e, properties)
+	if name == "$identify" {
+		traits.fill(once)
+	} else if len(once) > 0 {
+		d.properties["$set_once"] = once.raw()
+	}
 	d.move(properties, posthogPlaces)
 	if referrer := properties.takeText("$referrer"); referrer != "$direct" {
 		d.in("page").setText("referrer", referrer)
@@ -400,14 +406,10 @@ func (t *posthogTranslator) event(g Grant, e object, raw jsontext.Value) ([]*dra
 		}
 	}
 
-	traits := object{}
-	traits.fill(set)
-	traits.fill(once)
-	traits.fill(unset)
 	drafts := []*draft{d}
 	switch name {
 	case "":
-		if len(traits) == 0 { // /engage has no name
+		if len(traits) == 0 && len(once) == 0 { // /engage has no name
 			return nil, &fault{code: "missing_event", reason: "needs the name of an event"}
 		}
 		d.kind, d.traits = "identify", traits
@@ -480,12 +482,14 @@ func posthogOptions(e object) object {
 	return found
 }
 
-// posthogPerson takes what an event says of the person: what to set, what to set if it is not yet set, and what to remove.
-// What is to be set once is set like the rest, unless both name it: of a trait the latest value stands.
-func posthogPerson(e, properties object) (set, once, unset object) {
-	set, once, unset = object{}, object{}, object{}
+// posthogPerson takes what an event says of the person: traits to set, or to remove, which are null, and traits to set if the
+// person does not have them yet. Nobody here knows whether they do, and of a trait the latest value stands: libraries repeat
+// $set_once with every event, so it may set something only where somebody says who they are.
+func posthogPerson(e, properties object) (traits, once object) {
+	traits, once = object{}, object{}
+	unset := object{}
 	for _, from := range []object{e, properties} {
-		for name, into := range map[string]object{"$set": set, "$set_once": once} {
+		for name, into := range map[string]object{"$set": traits, "$set_once": once} {
 			into.fill(from.child(name))
 			delete(from, name)
 		}
@@ -506,5 +510,6 @@ func posthogPerson(e, properties object) (set, once, unset object) {
 			}
 		}
 	}
-	return set, once, unset
+	traits.fill(unset)
+	return traits, once
 }
