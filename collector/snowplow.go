@@ -1,6 +1,7 @@
 package collector
 
 import (
+	"cmp"
 	"net/http"
 	"net/url"
 	"strings"
@@ -109,8 +110,8 @@ func (t *snowplowTranslator) call(raw jsontext.Value) call {
 	if wellFormed(key) {
 		delete(e, "aid") // not for storage
 	}
-	return call{key: key, translate: func(Grant) ([]*draft, *fault) {
-		d, f := t.event(e, raw)
+	return call{key: key, translate: func(g Grant) ([]*draft, *fault) {
+		d, f := t.event(g, e, raw)
 		return []*draft{d}, f
 	}}
 }
@@ -156,7 +157,7 @@ var snowplowItem = []place{
 }
 
 // event returns what an event of Snowplow's says.
-func (t *snowplowTranslator) event(e object, raw jsontext.Value) (*draft, *fault) {
+func (t *snowplowTranslator) event(g Grant, e object, raw jsontext.Value) (*draft, *fault) {
 	d := newDraft("track")
 	d.sentAt = e.take("stm")
 	d.timestamp = e.take("ttm") // the true time, for which the tracker answers
@@ -166,15 +167,7 @@ func (t *snowplowTranslator) event(e object, raw jsontext.Value) (*draft, *fault
 	} else {
 		d.timestamp = e.take("dtm")
 	}
-	if d.messageID = e.takeText("eid"); d.messageID == "" {
-		at := scalar(d.timestamp)
-		if at == "" {
-			at = second(t.received)
-		}
-		untimed, _ := parseObject(raw) // it was parsed before
-		delete(untimed, "stm")         // a retry has another
-		d.messageID = derivedID(DialectSnowplow, at, string(untimed.raw()))
-	}
+	d.messageID = e.takeText("eid")
 	d.userID = e.takeText("uid")
 	d.anonymousID = e.takeText("duid")
 	network := e.takeText("tnuid", "nuid")
@@ -232,10 +225,37 @@ func (t *snowplowTranslator) event(e object, raw jsontext.Value) (*draft, *fault
 	if t.anonymous && d.anonymousID == "" { // what anonymous tracking by session leaves
 		d.anonymousID = d.in("").text("sessionId")
 	}
+	if !t.anonymous && platform == "web" && d.userID == "" && d.anonymousID == "" { // a browser without scripts, or without storage
+		d.anonymousID = t.visitor(g, d)
+	}
+	if d.messageID == "" {
+		d.messageID = t.messageID(d, raw)
+	}
 	t.from.describe(d, platform == "" || platform == "web")
 	d.in("snowplow").fill(e)
 	d.in("snowplow").setText("networkUserId", network)
 	return d, nil
+}
+
+// visitor returns the hash of the day for who sends an event.
+func (t *snowplowTranslator) visitor(g Grant, d *draft) string {
+	at, ok := parseTime(d.timestamp)
+	if !ok {
+		at = t.received
+	}
+	own := d.in("")
+	return visitor(g, at, "", cmp.Or(own.text("ip"), t.from.ip), cmp.Or(own.text("userAgent"), t.from.userAgent))
+}
+
+// messageID returns one for an event that the tracker does not number: the pixel of pages without scripts is such a one.
+func (t *snowplowTranslator) messageID(d *draft, raw jsontext.Value) string {
+	at := scalar(d.timestamp)
+	if at == "" {
+		at = second(t.received)
+	}
+	untimed, _ := parseObject(raw) // it was parsed before
+	delete(untimed, "stm")         // a retry has another
+	return derivedID(DialectSnowplow, at, d.userID, d.anonymousID, string(untimed.raw()))
 }
 
 func array(values []jsontext.Value) jsontext.Value {
