@@ -1,8 +1,10 @@
 package collector
 
 import (
+	"cmp"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,7 +35,7 @@ func (h *Handler) plausible(w http.ResponseWriter, r *http.Request) error {
 	e, f := parseObject(value)
 	c := call{translate: func(Grant) ([]*draft, *fault) { return nil, f }}
 	if f == nil {
-		c.key, _, _ = strings.Cut(e.text("d")+e.text("domain"), ",") // several sites: the first counts
+		c.key, _, _ = strings.Cut(cmp.Or(e.text("d"), e.text("domain")), ",") // several sites: the first counts
 		from := h.client(r)
 		c.translate = func(g Grant) ([]*draft, *fault) { return plausibleEvent(g, e, value, from, received) }
 	}
@@ -53,10 +55,8 @@ func (h *Handler) plausible(w http.ResponseWriter, r *http.Request) error {
 }
 
 func plausibleEvent(g Grant, e object, raw jsontext.Value, from *client, received time.Time) ([]*draft, *fault) {
-	domain := e.takeText("d", "domain")
-	if wellFormed(domain) {
-		domain = ""
-	}
+	sites := slices.DeleteFunc(strings.Split(e.takeText("d", "domain"), ","), wellFormed) // write keys are not for storage
+	domain := strings.Join(sites, ",")
 	d := newDraft("track")
 	switch name := e.takeText("n", "name"); name {
 	case "":
