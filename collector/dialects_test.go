@@ -274,7 +274,8 @@ func TestARetryIsOneEvent(t *testing.T) {
 	}
 }
 
-// Products that know no visitors get a hash of address and browser, and the address is not kept.
+// Whoever the client knows no id of gets a hash of address and browser. Of products that know no visitors at all the address is
+// not kept.
 func TestCookielessVisitors(t *testing.T) {
 	t.Parallel()
 	requests := map[string]func(s *server) *http.Request{
@@ -283,6 +284,12 @@ func TestCookielessVisitors(t *testing.T) {
 		},
 		collector.DialectPlausible: func(*server) *http.Request {
 			return httptest.NewRequest(http.MethodPost, "/api/event", strings.NewReader(`{"n":"pageview","u":"https://a.example/"}`))
+		},
+		collector.DialectMatomo: func(*server) *http.Request {
+			return httptest.NewRequest(http.MethodGet, "/matomo.php?rec=1&url=https://a.example/", nil)
+		},
+		collector.DialectSnowplow: func(*server) *http.Request {
+			return httptest.NewRequest(http.MethodGet, "/i?e=pv&p=web&tv=no-js-0.1.0&url=https://a.example/", nil)
 		},
 		collector.DialectGoatCounter: func(s *server) *http.Request {
 			return httptest.NewRequest(http.MethodPost, "/count/"+s.key+"?p=/a&rnd=1", nil)
@@ -306,7 +313,8 @@ func TestCookielessVisitors(t *testing.T) {
 				}
 			}
 			for _, m := range s.messages() {
-				if bytes.Contains(m.Body, []byte("192.0.2.")) {
+				keeps := dialect == collector.DialectMatomo || dialect == collector.DialectSnowplow
+				if !keeps && bytes.Contains(m.Body, []byte("192.0.2.")) {
 					t.Errorf("the address is kept: %s", m.Body)
 				}
 				e := decode[event](t, m.Body)
@@ -323,7 +331,7 @@ func TestCookielessVisitors(t *testing.T) {
 func TestOneRequestForSeveralSources(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, collector.Config{})
-	store := collector.NewSourceStore(s.pool)
+	store := collector.NewSourceStore(s.pool).WithKeys(newKeyRing(t))
 	settings := collector.SourceSettings{Dialects: []string{collector.DialectMatomo}}
 	s.update(settings)
 	other, err := store.Create(t.Context(), s.source.WorkspaceID, collector.Source{Key: "blog", Settings: settings})
@@ -334,9 +342,18 @@ func TestOneRequestForSeveralSources(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	body := fmt.Sprintf(`{"requests":["?rec=1&uid=a&idsite=%s","?rec=1&uid=b&idsite=%s","?rec=1&uid=c&idsite=1","?rec=1&uid=d"]}`, s.key, key.Key)
+	webhooks := collector.SourceSettings{Webhook: &collector.WebhookSettings{Settings: signedHook}}
+	if _, err := store.Create(t.Context(), s.source.WorkspaceID, collector.Source{Key: "hook", Type: "webhook", Settings: webhooks}, "secret"); err != nil {
+		t.Fatal(err)
+	}
+	hook, err := store.CreateWriteKey(t.Context(), s.source.WorkspaceID, "hook")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := fmt.Sprintf(`{"requests":["?rec=1&uid=a&idsite=%s","?rec=1&uid=b&idsite=%s","?rec=1&uid=c&idsite=1","?rec=1&uid=d","?rec=1&uid=e&idsite=%s"]}`,
+		s.key, key.Key, hook.Key)
 	w := s.do(httptest.NewRequest(http.MethodPost, "/matomo.php", strings.NewReader(body)))
-	if want := `{"status":"success","tracked":2,"invalid":2,"invalid_indices":[2,3]}`; w.Code != 200 || w.Body.String() != want {
+	if want := `{"status":"success","tracked":2,"invalid":3,"invalid_indices":[2,3,4]}`; w.Code != 200 || w.Body.String() != want {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	got := map[int32]string{}

@@ -541,7 +541,7 @@ func (h *Handler) bring(r *http.Request, in parcel) ([]Result, error) {
 			}
 			taken = true
 			continue
-		case errors.Is(err, ErrUnknownKey), errors.As(err, &p):
+		case errors.Is(err, ErrUnknownKey), errors.Is(err, ErrOnlyWebhooks), errors.As(err, &p):
 		default:
 			return nil, err
 		}
