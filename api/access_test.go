@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/jackc/pgx/v5"
@@ -211,7 +210,7 @@ func TestKeysThatDoNotWork(t *testing.T) {
 	w.do("GET", "/api/v1/workspace", "", header("Authorization", "bearer  "+good)).want(http.StatusOK)
 }
 
-func TestARevokedKeyStopsWithinASecond(t *testing.T) {
+func TestARevokedKeyStops(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	made := w.as(w.acme, "POST", "/api/v1/keys", `{"name":"short-lived","scopes":["read"]}`).want(http.StatusCreated)
@@ -219,15 +218,9 @@ func TestARevokedKeyStopsWithinASecond(t *testing.T) {
 	w.do("GET", "/api/v1/workspace", "", bearer).want(http.StatusOK)
 
 	w.as(w.acme, "DELETE", "/api/v1/keys/"+made.str("id"), "").want(http.StatusOK)
-	for deadline := time.Now().Add(time.Second); ; {
-		if w.do("GET", "/api/v1/workspace", "", bearer).Status == http.StatusUnauthorized {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the key still works after a second")
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	w.until("the key to stop", func() bool {
+		return w.do("GET", "/api/v1/workspace", "", bearer).Status == http.StatusUnauthorized
+	})
 	w.as(w.acme, "DELETE", "/api/v1/keys/"+made.str("id"), "").want(http.StatusOK)
 }
 

@@ -446,7 +446,7 @@ func TestOverRealConnections(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 				t.Fatal(err)
 			}
 			go func() { _, _ = io.WriteString(conn, tt.raw) }() // the server may stop reading

@@ -389,7 +389,8 @@ func TestOffsetsAreCommittedOnlyBehindWhatIsDurable(t *testing.T) {
 	w.consumed("")
 	w.produce(`{"type":"page","userId":"ada"}`, `{"type":"page","userId":"bob"}`)
 	p := w.process() // nobody makes anything durable
-	time.Sleep(2 * time.Second)
+	w.until("it to be in the group", func() bool { return w.members() == 1 })
+	time.Sleep(time.Second) // nothing tells that a record waits to be durable
 	p.stop()
 	if _, copies := w.stored(); len(copies) != 0 {
 		t.Fatalf("stored %v", copies)
