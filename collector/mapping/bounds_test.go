@@ -165,6 +165,10 @@ func TestInputsStopAtTheirBounds(t *testing.T) {
 			[]byte(`{}`), "too_much_work",
 		},
 		{
+			"a list that is twice in each", document("{type: page, userId: u, properties: {x: '= " + doubled(22, "[%[1]s, %[1]s]", "[1]", "size(%s)") + "'}}"),
+			[]byte(`{}`), "too_much_work",
+		},
+		{
 			"arguments that are long", "version: 1\nrules:\n- for_each: $.l\n  event: {type: page, userId: u, properties: {" +
 				"y: [" + strings.TrimSuffix(strings.Repeat("{'@if': {exists: \"$body.s | concat($body.big)\", then: null}}, ", 400), ", ") + "]}}\n",
 			[]byte(`{"s": "a", "big": "` + strings.Repeat("a", 60_000) + `", "l": [1` + strings.Repeat(",1", 100) + `]}`), "too_much_work",

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -536,8 +537,11 @@ func (c costs) matchCost(s types.String, pattern ref.Val) uint64 {
 	return uint64(len(s) * c[string(p)] / workBytes)
 }
 
-// match makes calls of matches refuse what costs too much, before it is done. The patterns are compiled once.
+// match makes lists and maps cost what is in them, and calls of matches refuse what costs too much, before it is done. The patterns are compiled once.
 func (c costs) match(i interpreter.InterpretableV2) (interpreter.InterpretableV2, error) {
+	if made, ok := i.(interpreter.InterpretableConstructor); ok && slices.ContainsFunc(made.InitVals(), notConstant) {
+		return construct{made}, nil
+	}
 	call, ok := i.(interpreter.InterpretableCall)
 	if !ok || call.Function() != overloads.Matches {
 		return i, nil
@@ -574,6 +578,29 @@ func (c costs) match(i interpreter.InterpretableV2) (interpreter.InterpretableV2
 	}), nil
 }
 
+// construct is a list or a map that an expression writes out. It costs as much as there is in it, to any depth: of one value
+// that is in it twice, again and again, equality would see all.
+type construct struct {
+	interpreter.InterpretableConstructor
+}
+
+func (c construct) Exec(frame *interpreter.ExecutionFrame) ref.Val {
+	made := c.InterpretableConstructor.Exec(frame)
+	if tracker := frame.CostTracker(); tracker != nil {
+		tracker.EvalUnary(nil, c.ID(), c, made, made)
+	}
+	return made
+}
+
+// Function and OverloadID make it a call that has a cost, as equality has.
+func (construct) Function() string   { return operators.In }
+func (construct) OverloadID() string { return "" }
+
+func notConstant(i interpreter.InterpretableV2) bool {
+	_, ok := i.(interpreter.InterpretableConst)
+	return !ok
+}
+
 // listCost is by the items of a list, so that none is made that is longer than what was paid for.
 func listCost(v ref.Val) uint64 {
 	if l, ok := v.(traits.Lister); ok {
@@ -599,7 +626,16 @@ func elements(v ref.Val) (n uint64) {
 	case traits.Lister:
 		it = v.Iterator()
 	case traits.Mapper:
-		return uint64(v.Size().(types.Int))
+		for it := v.Iterator(); it.HasNext() == types.True && n < maxCost; {
+			e := v.Get(it.Next())
+			n += 1 + textCost(e) + elements(e)
+		}
+		return n
+	case *types.Optional:
+		if v.HasValue() {
+			return elements(v.GetValue())
+		}
+		return 0
 	default:
 		return 0
 	}
