@@ -252,7 +252,7 @@ func (s *site) node(script string) {
 	if err := os.Symlink(filepath.Join(libraries(s.t), "node_modules"), filepath.Join(folder, "node_modules")); err != nil {
 		s.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program(s.t, "node"), script)
 	cmd.Dir = folder
@@ -294,7 +294,7 @@ func (s *site) settled(calls map[string]int, crashes bool) {
 		want += n
 	}
 	var got counts
-	for end := time.Now().Add(2 * time.Minute); got.Applied < want || crashes && got.Duplicate == 0; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); got.Applied < want || crashes && got.Duplicate == 0; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			s.t.Fatalf("after two minutes the events are %+v, want %d applied; the server crashed %d times", got, want, s.crashes)
 		}
@@ -393,7 +393,7 @@ func (s *site) becomes(want person) {
 	s.t.Helper()
 	var diff string
 	var all struct{ Data []json.RawMessage }
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		diff = cmp.Diff(want, s.person())
 		if s.at.do(s.t, http.MethodGet, "/api/v1/profiles", nil, &all); diff == "" && len(all.Data) == 1 {
 			return
