@@ -48,7 +48,8 @@ type run struct {
 
 // numbered returns the number of the event in a message, if it has one that can be believed.
 func numbered(m *Message) (arrivalKey, run, bool) {
-	if m.Kind != KindEvent || !bytes.Contains(m.Body, []byte(`"mub":{`)) {
+	body, ok := m.event() // also of what is quarantined: it has arrived
+	if !ok || !bytes.Contains(body, []byte(`"mub":{`)) {
 		return arrivalKey{}, run{}, false
 	}
 	var e struct {
@@ -59,7 +60,7 @@ func numbered(m *Message) (arrivalKey, run, bool) {
 			} `json:"mub"`
 		} `json:"context"`
 	}
-	if json.Unmarshal(m.Body, &e) != nil {
+	if json.Unmarshal(body, &e) != nil {
 		return arrivalKey{}, run{}, false
 	}
 	stream, n := e.Context.Mub.Stream, e.Context.Mub.Number

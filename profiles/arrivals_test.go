@@ -113,6 +113,14 @@ func TestOnlyNumbersThatCanBeBelievedCount(t *testing.T) {
 			t.Errorf("%s: %+v %+v", mub, k, r)
 		}
 	}
+	body, err := AppendQuarantined(nil, Quarantined{Type: "track", Body: []byte(`{"context":{"mub":{"s":"g18abcdef","n":7}}}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := Message{Kind: KindQuarantine, Workspace: 1, Source: 2, Received: received, Body: body}
+	if _, r, ok := numbered(&held); !ok || r.first != 7 {
+		t.Error("what is quarantined counts as lost")
+	}
 	other := Message{Kind: KindEvent, Received: received, Body: []byte(`{"properties":{"mub":{"s":"g18abcdef","n":7}}}`)}
 	if _, _, ok := numbered(&other); ok {
 		t.Error("a property is taken for a number")
