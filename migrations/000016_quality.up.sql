@@ -46,8 +46,10 @@ CREATE TABLE quarantined_events (
 	reason         text        NOT NULL, -- the code of the first violation
 	violations     jsonb       NOT NULL, -- [{"code": "type", "pointer": "#/properties/revenue", "detail": "must be number"}]
 	message        bytea       NOT NULL, -- as it was in the stream
+	keys           uuid[]      NOT NULL, -- of all whom it names, for erasure
 	PRIMARY KEY (lane, id)
 );
+CREATE INDEX quarantined_events_by_key ON quarantined_events USING gin (keys);
 CREATE INDEX quarantined_events_by_message ON quarantined_events (lane, message_key);
 CREATE INDEX quarantined_events_by_time ON quarantined_events (workspace_id, quarantined_at);
 CREATE INDEX quarantined_events_by_age ON quarantined_events (quarantined_at);

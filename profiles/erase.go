@@ -502,26 +502,24 @@ func (x *eraser) leaveFamilies(ctx context.Context, tx pgx.Tx) error {
 	return tx.SendBatch(ctx, batch).Close()
 }
 
+// dropQuarantined deletes the quarantined events that name the person in any way. Whom they name was noted with them, because
+// anybody can have many of them made.
+func (x *eraser) dropQuarantined(ctx context.Context, tx pgx.Tx) error {
+	const remove = `DELETE FROM quarantined_events WHERE lane = @lane AND workspace_id = @workspace AND keys && @keys::uuid[]`
+	_, err := x.exec(ctx, tx, "quarantined_events", remove, pgx.StrictNamedArgs{"keys": x.with(keyAsked, keyOwn, keyContact)})
+	return err
+}
+
 // dropFailed deletes the failed events that name the person in any way. They have to be read for that; as with all that
 // fails, there are few.
 func (x *eraser) dropFailed(ctx context.Context, tx pgx.Tx) error {
-	return x.dropNaming(ctx, tx, "failed_events")
-}
-
-// dropQuarantined does the same with the quarantined ones, of which retention leaves a bounded number.
-func (x *eraser) dropQuarantined(ctx context.Context, tx pgx.Tx) error {
-	return x.dropNaming(ctx, tx, "quarantined_events")
-}
-
-// dropNaming deletes from a table of messages those that name the person.
-func (x *eraser) dropNaming(ctx context.Context, tx pgx.Tx, table string) error {
-	query := `
+	const query = `
 		SELECT id, message
-		FROM ` + table + `
+		FROM failed_events
 		WHERE lane = @lane AND workspace_id = @workspace AND id > @after
 		ORDER BY id
 		LIMIT 1000`
-	remove := `DELETE FROM ` + table + ` WHERE lane = @lane AND workspace_id = @workspace AND id = ANY (@ids)`
+	const remove = `DELETE FROM failed_events WHERE lane = @lane AND workspace_id = @workspace AND id = ANY (@ids)`
 	var theirs []int64
 	for after, n := int64(0), 1; n > 0; {
 		rows, _ := tx.Query(ctx, query, pgx.StrictNamedArgs{"lane": x.lane.number, "workspace": x.workspace, "after": after})
@@ -548,7 +546,7 @@ func (x *eraser) dropNaming(ctx context.Context, tx pgx.Tx, table string) error 
 			return err
 		}
 	}
-	_, err := x.exec(ctx, tx, table, remove, pgx.StrictNamedArgs{"ids": theirs})
+	_, err := x.exec(ctx, tx, "failed_events", remove, pgx.StrictNamedArgs{"ids": theirs})
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -149,7 +150,8 @@ func readRelease(body []byte) (id int64, events []Message, err error) {
 }
 
 // unwrap replaces messages that bring others by those. The events in them count as accepted once more. A message that cannot
-// be read is left as it is, and fails as one that nobody knows.
+// be read is left as it is, and fails as one that nobody knows. What they bring may bring others in turn: a release that
+// failed comes again in a replay.
 func (l *Lane) unwrap(ctx context.Context, tx pgx.Tx, messages []Message, t *tally) ([]Message, error) {
 	if !slices.ContainsFunc(messages, func(m Message) bool {
 		return m.Kind == KindReplay || m.Kind == KindRelease || m.Kind == KindMoved
@@ -158,8 +160,8 @@ func (l *Lane) unwrap(ctx context.Context, tx pgx.Tx, messages []Message, t *tal
 	}
 	out := make([]Message, 0, len(messages))
 	var perhapsKnown []Message // under their own messageIds
-	for i := range messages {
-		m := &messages[i]
+	for queue := messages; len(queue) > 0; queue = queue[1:] {
+		m := &queue[0]
 		switch m.Kind {
 		case KindReplay, KindMoved:
 			inner, err := DecodeMessage(m.Body)
@@ -168,6 +170,8 @@ func (l *Lane) unwrap(ctx context.Context, tx pgx.Tx, messages []Message, t *tal
 				out = append(out, *m)
 			case m.Kind == KindMoved:
 				perhapsKnown = append(perhapsKnown, inner)
+			case inner.Kind == KindRelease || inner.Kind == KindMoved:
+				queue = slices.Insert(slices.Clone(queue), 1, inner) // messages stay as they are
 			default:
 				t.count(&inner).accepted++
 				out = append(out, inner)
@@ -185,13 +189,15 @@ func (l *Lane) unwrap(ctx context.Context, tx pgx.Tx, messages []Message, t *tal
 			if err != nil {
 				return nil, err
 			}
+			remembered := false
 			for _, e := range events {
 				switch target := e.Key.Lane(l.store.lanes); {
 				case target != l.number:
 					if err := l.move(ctx, tx, target, e, t); err != nil {
 						return nil, err
 					}
-				case e.Source == source && e.ID == key: // remembered since it was quarantined
+				case !remembered && e.Source == source && e.ID == key: // since it was quarantined
+					remembered = true
 					t.count(&e).accepted++
 					out = append(out, e)
 				default:
@@ -262,18 +268,19 @@ func apart(messages []Message, decoded map[int]*Event) (others []Message, ofThos
 func (l *Lane) quarantine(ctx context.Context, tx pgx.Tx, held []Message, t *tally) error {
 	const query = `
 		INSERT INTO quarantined_events (lane, workspace_id, source_id, message_key, message_id, received_at, type, event, reason,
-		                                violations, message)
-		SELECT @lane, workspace_id, source_id, message_key, message_id, received_at, type, event, reason, violations::jsonb, message
+		                                violations, message, keys)
+		SELECT @lane, workspace_id, source_id, message_key, message_id, received_at, type, event, reason, violations::jsonb, message,
+		       names::uuid[]
 		FROM unnest(@workspaces::integer[], @sources::integer[], @keys::uuid[], @ids::text[], @received::timestamptz[],
-		            @types::text[], @events::text[], @reasons::text[], @violations::text[], @messages::bytea[])
-		     AS t (workspace_id, source_id, message_key, message_id, received_at, type, event, reason, violations, message)`
+		            @types::text[], @events::text[], @reasons::text[], @violations::text[], @messages::bytea[], @names::text[])
+		     AS t (workspace_id, source_id, message_key, message_id, received_at, type, event, reason, violations, message, names)`
 	if len(held) == 0 {
 		return nil
 	}
 	var workspaces, sources []int32
 	var keys []Key
 	var received []time.Time
-	var ids, types, events, reasons, violations []string
+	var ids, types, events, reasons, violations, names []string
 	var messages [][]byte
 	var broken []failure
 	for i := range held {
@@ -295,6 +302,7 @@ func (l *Lane) quarantine(ctx context.Context, tx pgx.Tx, held []Message, t *tal
 		ids, types, events = append(ids, clean(q.MessageID)), append(types, clean(q.Type)), append(events, clean(q.Event))
 		reasons, violations = append(reasons, clean(reason)), append(violations, string(list))
 		received, messages = append(received, m.Received), append(messages, AppendMessage(nil, *m))
+		names = append(names, l.namedIn(m))
 		t.count(m).quarantined++
 	}
 	if err := l.keepFailed(ctx, tx, broken, t); err != nil || len(ids) == 0 {
@@ -303,12 +311,34 @@ func (l *Lane) quarantine(ctx context.Context, tx pgx.Tx, held []Message, t *tal
 	_, err := tx.Exec(ctx, query, pgx.StrictNamedArgs{
 		"lane": l.number, "workspaces": workspaces, "sources": sources, "keys": keys, "ids": ids, "received": received,
 		"types": types, "events": events, "reasons": reasons, "violations": violations, "messages": messages,
+		"names": names,
 	})
 	if err != nil {
 		return fmt.Errorf("quarantine events of lane %d: %w", l.number, err)
 	}
 	t.result.Quarantined += len(ids)
 	return nil
+}
+
+// namedIn returns the keys of all whom a message names, as the text of an array of Postgres.
+func (l *Lane) namedIn(m *Message) string {
+	keys := []Key{m.Key}
+	if d := l.definitions[m.Workspace]; d != nil {
+		var e *Event
+		if body, ok := m.event(); ok {
+			e, _ = parseEvent(body) // nil: whatever may name somebody
+		}
+		keys = named(m, e, d.Secret)
+	}
+	slices.SortFunc(keys, func(a, b Key) int { return bytes.Compare(a[:], b[:]) })
+	list := []byte{'{'}
+	for i, key := range slices.Compact(keys) {
+		if i > 0 {
+			list = append(list, ',')
+		}
+		list = hex.AppendEncode(list, key[:])
+	}
+	return string(append(list, '}'))
 }
 
 // dropQuarantinedBefore deletes the events that were quarantined before t.
@@ -347,10 +377,12 @@ type QuarantineFilter struct {
 
 func (f QuarantineFilter) args(args pgx.StrictNamedArgs) pgx.StrictNamedArgs {
 	args["source"], args["event"], args["reason"], args["from"], args["until"] = f.Source, f.Event, f.Reason, f.From, f.Until
-	var lanes []int16
-	var ids []int64
-	for _, id := range f.IDs {
-		lanes, ids = append(lanes, int16(id.Lane)), append(ids, id.ID)
+	if f.IDs == nil {
+		return args
+	}
+	lanes, ids := make([]int16, len(f.IDs)), make([]int64, len(f.IDs))
+	for i, id := range f.IDs {
+		lanes[i], ids[i] = int16(id.Lane), id.ID
 	}
 	args["id_lanes"], args["ids"] = lanes, ids
 	return args
@@ -371,8 +403,17 @@ const quarantineFilter = `
 			AND (@event = '' OR event = @event)
 			AND (@reason = '' OR reason = @reason)
 			AND (@from::timestamptz IS NULL OR quarantined_at >= @from)
-			AND (@until::timestamptz IS NULL OR quarantined_at < @until)
-			AND (@ids::bigint[] IS NULL OR (lane, id) IN (SELECT * FROM unnest(@id_lanes::smallint[], @ids::bigint[])))`
+			AND (@until::timestamptz IS NULL OR quarantined_at < @until)`
+
+// where returns the condition of a query for what the filter selects. That for ids stands alone, so that the primary key
+// finds them.
+func (f QuarantineFilter) where() string {
+	if f.IDs == nil {
+		return quarantineFilter
+	}
+	return quarantineFilter + `
+			AND (lane, id) IN (SELECT * FROM unnest(@id_lanes::smallint[], @ids::bigint[]))`
+}
 
 func scanQuarantined(row pgx.CollectableRow) (e QuarantinedEvent, err error) {
 	var violations, packed []byte
@@ -395,10 +436,10 @@ func scanQuarantined(row pgx.CollectableRow) (e QuarantinedEvent, err error) {
 
 // List returns at most limit events from before a moment, the newest first, without their bodies.
 func (q *Quarantine) List(ctx context.Context, workspace int32, filter QuarantineFilter, before Moment, limit int) ([]QuarantinedEvent, error) {
-	const query = `
+	query := `
 		SELECT lane, id, source_id, message_id, received_at, quarantined_at, type, event, reason, violations, NULL::bytea
 		FROM quarantined_events
-		WHERE (quarantined_at, lane, id) < (coalesce(@at::timestamptz, 'infinity'), @at_lane, @at_seq) AND` + quarantineFilter + `
+		WHERE (quarantined_at, lane, id) < (coalesce(@at::timestamptz, 'infinity'), @at_lane, @at_seq) AND` + filter.where() + `
 		ORDER BY quarantined_at DESC, lane DESC, id DESC
 		LIMIT @limit`
 	return q.collect(ctx, query, filter.args(before.args(pgx.StrictNamedArgs{
@@ -408,10 +449,10 @@ func (q *Quarantine) List(ctx context.Context, workspace int32, filter Quarantin
 
 // Oldest returns at most limit events from after a moment, the oldest first, with their bodies.
 func (q *Quarantine) Oldest(ctx context.Context, workspace int32, filter QuarantineFilter, after Moment, limit int) ([]QuarantinedEvent, error) {
-	const query = `
+	query := `
 		SELECT lane, id, source_id, message_id, received_at, quarantined_at, type, event, reason, violations, message
 		FROM quarantined_events
-		WHERE (quarantined_at, lane, id) > (coalesce(@at::timestamptz, '-infinity'), @at_lane, @at_seq) AND` + quarantineFilter + `
+		WHERE (quarantined_at, lane, id) > (coalesce(@at::timestamptz, '-infinity'), @at_lane, @at_seq) AND` + filter.where() + `
 		ORDER BY quarantined_at, lane, id
 		LIMIT @limit`
 	return q.collect(ctx, query, filter.args(after.args(pgx.StrictNamedArgs{
@@ -441,14 +482,20 @@ func (q *Quarantine) Get(ctx context.Context, workspace int32, id QuarantineID) 
 }
 
 // Discard deletes the events that the filter selects, and returns how many there were. They are not applied any more, not
-// even if they were being released.
+// even if they were being released. It deletes some at a time: after an error, some may be gone.
 func (q *Quarantine) Discard(ctx context.Context, workspace int32, filter QuarantineFilter) (int, error) {
-	const query = `
+	const chunk = 10_000
+	query := `
 		DELETE FROM quarantined_events
-		WHERE` + quarantineFilter
-	tag, err := q.db.Exec(ctx, query, filter.args(pgx.StrictNamedArgs{"workspace": workspace, "lanes": laneList(q.lanes)}))
-	if err != nil {
-		return 0, fmt.Errorf("discard quarantined events: %w", err)
+		WHERE (lane, id) IN (SELECT lane, id FROM quarantined_events WHERE` + filter.where() + ` LIMIT @limit)`
+	args := filter.args(pgx.StrictNamedArgs{"workspace": workspace, "lanes": laneList(q.lanes), "limit": chunk})
+	for gone := 0; ; {
+		tag, err := q.db.Exec(ctx, query, args)
+		if err != nil {
+			return gone, fmt.Errorf("discard quarantined events: %w", err)
+		}
+		if gone += int(tag.RowsAffected()); tag.RowsAffected() < chunk {
+			return gone, nil
+		}
 	}
-	return int(tag.RowsAffected()), nil
 }

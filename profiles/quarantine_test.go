@@ -159,6 +159,24 @@ func TestAReleasedEventGoesToTheLaneOfWhomItIsAbout(t *testing.T) {
 	}
 }
 
+func TestAReleaseThatComesAgainInAReplayIsApplied(t *testing.T) {
+	t.Parallel()
+	c := newCrew(t, 1)
+	ada := orderNo("m1", "ada").Message()
+	c.deliver(quarantined(t, orderNo("m1", "ada")))
+	e := c.held()[0]
+	// Two events under one messageId: only the first is the one that was quarantined.
+	release := profiles.ReleaseMessage(1, e.QuarantineID, e.ReceivedAt, []profiles.Message{ada, ada})
+	c.deliver(profiles.Message{
+		Kind: profiles.KindReplay, Workspace: 1, ID: profiles.MessageKey("replay"), Key: release.Key, Received: release.Received,
+		Body: profiles.AppendMessage(nil, release),
+	})
+	if n := c.orders("ada"); n != 1 || len(c.held()) != 0 {
+		t.Errorf("it was applied %d times, want once; in quarantine are %d, want 0", n, len(c.held()))
+	}
+	c.counts()
+}
+
 func TestADiscardedEventIsNotReleasedAnyMore(t *testing.T) {
 	t.Parallel()
 	c := newCrew(t, 2)
