@@ -89,6 +89,8 @@ type directorySnapshot struct {
 	list   []Grant         // in the order of their ids
 	hooks  map[int32]*hook // of the sources of webhooks, by their ids
 	plans  []directorySchema
+
+	compiled map[int32]trackingPlan // plans, by the sources
 }
 
 // directorySchema is a schema of a source's plan.
@@ -167,6 +169,14 @@ func (d *Directory) find(key string) (Grant, bool) {
 		g.used.Store(true)
 	}
 	return g, true
+}
+
+// planOf returns the plan of a source, whether it has write keys or not.
+func (d *Directory) planOf(source int32) (trackingPlan, error) {
+	if !d.Usable() {
+		return nil, ErrNoDirectory
+	}
+	return d.snapshot.Load().compiled[source], nil
 }
 
 // Run keeps the directory up to date until ctx ends, and returns nil.
@@ -279,9 +289,9 @@ func (d *Directory) use(list []Grant, plans []directorySchema, asOf time.Time) {
 	s := &directorySnapshot{
 		asOf: asOf, grants: make(map[string]Grant, len(list)), list: list, hooks: d.hooks(list, last.hooks), plans: plans,
 	}
-	bySource := d.compile(plans, last.plans)
+	s.compiled = d.compile(plans, last.plans)
 	for i := range list {
-		list[i].plan = bySource[list[i].SourceID]
+		list[i].plan = s.compiled[list[i].SourceID]
 		list[i].used = last.grants[list[i].Key].used
 		if list[i].used == nil {
 			list[i].used = new(atomic.Bool)

@@ -27,7 +27,8 @@ type Intake struct {
 	to       *Committer
 	metrics  *intakeMetrics
 	tallies  *tallies
-	cleaners sync.Pool // of *eventCleaner
+	plans    *Directory // nil: nobody follows one
+	cleaners sync.Pool  // of *eventCleaner
 }
 
 // NewIntake returns the way in to the lanes that to writes.
@@ -36,6 +37,10 @@ func NewIntake(cfg Config, to *Committer, reg prometheus.Registerer) *Intake {
 	in.cleaners.New = func() any { return new(eventCleaner) }
 	return in
 }
+
+// Follow has [Intake.Take] hold events to the plans that d knows, as they are at the time. It is to be called before any is
+// taken in.
+func (in *Intake) Follow(d *Directory) { in.plans = d }
 
 // What becomes of an event.
 const (
@@ -58,10 +63,16 @@ type Result struct {
 }
 
 // Take makes events of one source durable, each the JSON of an event in our shape, received at a time in UTC, and tells
-// of each what became of it. One that is rejected does not concern the others. After an error, which is [ErrBusy] or wraps
+// of each what became of it. They are held to the plan of their source. One that is rejected does not concern the others. After an error, which is [ErrBusy] or wraps
 // [ErrUnavailable], all, some or none may be stored: bring all of them again, with the same messageIds. The bytes of
 // events are not kept.
 func (in *Intake) Take(ctx context.Context, from Grant, received time.Time, events [][]byte) ([]Result, error) {
+	if in.plans != nil {
+		var err error
+		if from.plan, err = in.plans.planOf(from.SourceID); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+	}
 	list := make([]incoming, len(events))
 	for i, raw := range events {
 		list[i].raw = raw

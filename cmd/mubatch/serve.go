@@ -103,6 +103,7 @@ func serve(ctx context.Context, cfg config, listener net.Listener, logs io.Write
 	intake := collector.NewIntake(collectorCfg, committer, reg)
 	health := collector.NewHealthWriter(intake, pool, log)
 	directory := collector.NewDirectory(collectorCfg, pool, reg, log)
+	intake.Follow(directory)
 	tail := collector.NewTail(stream, reg, log)
 
 	// Profiles, and who is told of them.
