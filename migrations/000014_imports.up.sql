@@ -59,18 +59,20 @@ CREATE TABLE import_files (
 CREATE UNIQUE INDEX import_files_once ON import_files (import_id, name, version);
 CREATE INDEX import_files_pending ON import_files (import_id, id) WHERE state = 'pending';
 
--- The first rows that were rejected, for whoever has to put the file or the mapping right.
+-- The first rows that were rejected, for whoever has to put the file or the mapping right; for a week, as they are people's data.
 CREATE TABLE import_rejects (
-	import_id bigint NOT NULL REFERENCES imports (id) ON DELETE CASCADE,
-	file_id   bigint NOT NULL,
-	row       bigint NOT NULL,
-	line      bigint NOT NULL, -- 0 if the file has none
-	code      text   NOT NULL,
-	reason    text   NOT NULL,
-	pointer   text   NOT NULL,
-	sample    text   NOT NULL, -- the beginning of the row
+	import_id   bigint      NOT NULL REFERENCES imports (id) ON DELETE CASCADE,
+	file_id     bigint      NOT NULL,
+	row         bigint      NOT NULL,
+	line        bigint      NOT NULL, -- 0 if the file has none
+	code        text        NOT NULL,
+	reason      text        NOT NULL,
+	pointer     text        NOT NULL,
+	sample      text        NOT NULL, -- the beginning of the row
+	rejected_at timestamptz NOT NULL DEFAULT now(),
 	PRIMARY KEY (import_id, file_id, row)
 );
+CREATE INDEX import_rejects_old ON import_rejects (rejected_at);
 
 -- What was uploaded, until it is imported: a database is what all processes that may take an import over can read.
 CREATE TABLE import_chunks (

@@ -27,5 +27,6 @@ CREATE TABLE kafka_rejected (
 	UNIQUE (source_id, topic, "partition", "offset"),
 	FOREIGN KEY (workspace_id, source_id) REFERENCES sources (workspace_id, id) ON DELETE CASCADE
 );
+CREATE INDEX kafka_rejected_old ON kafka_rejected (rejected_at);
 
 COMMIT;

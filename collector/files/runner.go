@@ -112,30 +112,51 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// keepRejects is how long rejected rows are kept, which are people's data, and uploads that nobody completes.
-const keepRejects = 30 * 24 * time.Hour
+const (
+	keepRejects = 7 * 24 * time.Hour  // rejected rows, which are people's data
+	keepUploads = 30 * 24 * time.Hour // those that nobody completes, and of imports that have failed
+)
 
 // clean forgets what is not needed any more.
 func (r *Runner) clean(ctx context.Context) {
 	for ctx.Err() == nil {
-		const query = `
-			WITH old AS (
-				SELECT id
-				FROM imports
-				WHERE coalesce(finished_at, CASE WHEN state = 'uploading' THEN created_at END) < now() - @keep::interval
-			), rejects AS (
-				DELETE FROM import_rejects WHERE import_id IN (SELECT id FROM old)
-			), chunks AS (
-				DELETE FROM import_chunks WHERE import_id IN (SELECT id FROM old)
-			)
-			UPDATE imports
-			SET state = 'cancelled', finished_at = now()
-			WHERE state = 'uploading' AND id IN (SELECT id FROM old)`
-		if _, err := r.pool.Exec(ctx, query, pgx.StrictNamedArgs{"keep": keepRejects}); err != nil && ctx.Err() == nil {
+		if err := r.forget(ctx); err != nil && ctx.Err() == nil {
 			r.log.WarnContext(ctx, "old imports could not be cleaned, will retry", "err", err)
 		}
 		sleep(ctx, time.Hour)
 	}
+}
+
+// forget deletes what is too old. An import that goes on has room for as many newer rejected rows.
+func (r *Runner) forget(ctx context.Context) error {
+	const rejects = `
+		WITH gone AS (
+			DELETE FROM import_rejects
+			WHERE rejected_at < now() - @keep::interval
+			RETURNING import_id
+		)
+		UPDATE imports AS i
+		SET kept = greatest(i.kept - n.rows, 0)
+		FROM (SELECT import_id, count(*) AS rows FROM gone GROUP BY import_id) AS n
+		WHERE i.id = n.import_id`
+	if _, err := r.pool.Exec(ctx, rejects, pgx.StrictNamedArgs{"keep": keepRejects}); err != nil {
+		return fmt.Errorf("forget rejected rows: %w", err)
+	}
+	const uploads = `
+		WITH old AS (
+			SELECT id
+			FROM imports
+			WHERE coalesce(finished_at, CASE WHEN state = 'uploading' THEN created_at END) < now() - @keep::interval
+		), chunks AS (
+			DELETE FROM import_chunks WHERE import_id IN (SELECT id FROM old)
+		)
+		UPDATE imports
+		SET state = 'cancelled', finished_at = now()
+		WHERE state = 'uploading' AND id IN (SELECT id FROM old)`
+	if _, err := r.pool.Exec(ctx, uploads, pgx.StrictNamedArgs{"keep": keepUploads}); err != nil {
+		return fmt.Errorf("forget uploads: %w", err)
+	}
+	return nil
 }
 
 // job is an import that this process works on.
@@ -156,16 +177,20 @@ type job struct {
 	owner string
 }
 
-// claim takes an import that nobody works on, or returns nil.
+// claim takes an import that nobody works on, or returns nil: one of the workspace of which the fewest are worked on.
 func (r *Runner) claim(ctx context.Context) (*job, error) {
 	const query = `
 		UPDATE imports
 		SET lease_owner = @owner, lease_until = now() + @lease::interval, state = 'running', started_at = coalesce(started_at, now())
 		WHERE id = (
-			SELECT id
-			FROM imports
-			WHERE state IN ('queued', 'running') AND next_at <= now() AND coalesce(lease_until <= now(), true)
-			ORDER BY next_at
+			SELECT i.id
+			FROM imports AS i
+			WHERE i.state IN ('queued', 'running') AND i.next_at <= now() AND coalesce(i.lease_until <= now(), true)
+			ORDER BY (
+				SELECT count(*)
+				FROM imports AS other
+				WHERE other.workspace_id = i.workspace_id AND other.state = 'running' AND other.lease_until > now()
+			), i.next_at
 			LIMIT 1
 			FOR UPDATE SKIP LOCKED)
 		RETURNING id, workspace_id, source_id, url, format, mapping, s3, s3_secret, rate, watch, digest, attempts`

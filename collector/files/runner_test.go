@@ -428,3 +428,24 @@ func TestImportsThatCannotBe(t *testing.T) {
 		}
 	}
 }
+
+// Rejected rows are forgotten after a week, also those of an import that goes on, and make room for newer ones.
+func TestRejectedRowsAreForgotten(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	i := d.upload("people.ndjson", "nonsense\n", New{})
+	stop := d.runner()
+	d.until(i, ended)
+	stop()
+	if _, err := d.pool.Exec(t.Context(), `UPDATE import_rejects SET rejected_at = now() - interval '8 days'`); err != nil {
+		t.Fatal(err)
+	}
+	d.runner()
+	d.until(i, func(Import) bool {
+		var kept, left int
+		if err := d.pool.QueryRow(t.Context(), `SELECT kept, (SELECT count(*) FROM import_rejects) FROM imports`).Scan(&kept, &left); err != nil {
+			t.Fatal(err)
+		}
+		return kept == 0 && left == 0
+	})
+}

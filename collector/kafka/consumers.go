@@ -22,6 +22,7 @@ import (
 
 const (
 	reconcileEvery = time.Second
+	forgetEvery    = time.Hour
 	maxRecords     = 1000
 	maxFetch       = 16 << 20 // bytes of all partitions
 	patience       = 20 * time.Second
@@ -85,7 +86,14 @@ func (c *Consumers) Run(ctx context.Context) error {
 		}
 	}()
 	healthy := true
+	var forgotten time.Time
 	for {
+		if time.Since(forgotten) > forgetEvery {
+			forgotten = time.Now()
+			if err := c.store.forget(ctx); err != nil && ctx.Err() == nil {
+				c.log.WarnContext(ctx, "old kafka records stay, will try again", "err", err)
+			}
+		}
 		list, err := c.store.wanted(ctx)
 		if healthy != (err == nil) && ctx.Err() == nil {
 			if healthy = err == nil; !healthy {

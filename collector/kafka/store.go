@@ -160,7 +160,7 @@ const (
 	rejectedKept      = 10_000 // of a source
 )
 
-// reject sets records of a source aside, and lets go of the oldest of too many and of those from two weeks ago.
+// reject sets records of a source aside, and lets go of the oldest of too many.
 func (s *Store) reject(ctx context.Context, g collector.Grant, list []Rejected) error {
 	if len(list) == 0 {
 		return nil
@@ -190,14 +190,23 @@ func (s *Store) reject(ctx context.Context, g collector.Grant, list []Rejected) 
 	}
 	const trim = `
 		DELETE FROM kafka_rejected
-		WHERE source_id = @source AND (rejected_at < now() - interval '14 days' OR id <= (
+		WHERE source_id = @source AND id <= (
 			SELECT id
 			FROM kafka_rejected
 			WHERE source_id = @source
 			ORDER BY id DESC
 			OFFSET @kept
-			LIMIT 1))`
+			LIMIT 1)`
 	if _, err := s.db.Exec(ctx, trim, pgx.StrictNamedArgs{"source": g.SourceID, "kept": rejectedKept}); err != nil {
+		return fmt.Errorf("let go of old records: %w", err)
+	}
+	return nil
+}
+
+// forget deletes the records of all sources that were set aside two weeks ago.
+func (s *Store) forget(ctx context.Context) error {
+	const query = `DELETE FROM kafka_rejected WHERE rejected_at < now() - interval '14 days'`
+	if _, err := s.db.Exec(ctx, query); err != nil {
 		return fmt.Errorf("let go of old records: %w", err)
 	}
 	return nil
