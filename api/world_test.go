@@ -359,8 +359,8 @@ func (w *world) quarantined(tn tenant, source int32, messageID string, key profi
 	})
 	var id int64
 	if err := w.pool.QueryRow(w.t.Context(), `INSERT INTO quarantined_events
-		(lane, workspace_id, source_id, message_key, message_id, received_at, type, event, reason, violations, message)
-		VALUES (2, $1, $2, $3, $4, $5, 'track', 'Signed Up', 'required', '[{"code":"required","pointer":"#/properties/plan","detail":"is required"}]', $6)
+		(lane, workspace_id, source_id, message_key, message_id, received_at, type, event, reason, violations, message, keys)
+		VALUES (2, $1, $2, $3, $4, $5, 'track', 'Signed Up', 'required', '[{"code":"required","pointer":"#/properties/plan","detail":"is required"}]', $6, '{}')
 		RETURNING id`, tn.ID, source, profiles.MessageKey(messageID), messageID, at(0), message).Scan(&id); err != nil {
 		w.t.Fatal(err)
 	}
