@@ -76,6 +76,17 @@ func TestWhoOptsOutIsNotToldOf(t *testing.T) {
 	check(t, "event", s.await(2)[1].Event, "b")
 }
 
+// Who opted out stays so when consent is denied, too, and on pages that assume that it is.
+func TestAnOptOutOutlivesConsent(t *testing.T) {
+	s := newSite(t, `data-auto="off" data-consent="denied"`)
+	tab := s.open("/")
+	tab.Run(`mub.consent("update", {analytics_storage: "granted"}); mub.optOut()
+		mub.consent("update", {analytics_storage: "denied"}); mub.track("a"); await mub.flush()`)
+	s.visit(tab, "/two")
+	tab.Run(`mub.track("b"); await mub.flush(); mub.optOut(false); mub.track("c"); mub.flush()`)
+	check(t, "event", s.await(1)[0].Event, "c")
+}
+
 func TestDoNotTrackIsHeardWhereThePageSaysSo(t *testing.T) {
 	s := newSite(t, `data-dnt="on"`)
 	s.before = `Object.defineProperty(navigator, "doNotTrack", {value: "1"})`
@@ -94,6 +105,11 @@ func TestConsentPlatformsAreHeard(t *testing.T) {
 		"a TCF platform where nobody has to be asked": {
 			"tcf", `window.__tcfapi = (command, version, f) => f({eventStatus: "tcloaded", gdprApplies: false}, true)`,
 			"ad_personalization=granted ad_storage=granted ad_user_data=granted analytics_storage=granted",
+		},
+		"Global Privacy Control where nobody has to be asked": {
+			"tcf", `Object.defineProperty(navigator, "globalPrivacyControl", {value: true})
+			window.__tcfapi = (command, version, f) => f({eventStatus: "tcloaded", gdprApplies: false}, true)`,
+			"ad_personalization=denied ad_storage=granted ad_user_data=denied analytics_storage=granted",
 		},
 		"a GPP platform": {
 			"gpp", `window.__gpp = (command, f) => f({eventName: "listenerRegistered",

@@ -101,6 +101,8 @@ func TestRetryAfterIsRespected(t *testing.T) {
 	s := newSite(t, `data-auto="off"`)
 	var refused time.Time
 	s.answer = func(w http.ResponseWriter, _ *http.Request) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		if !refused.IsZero() {
 			return false
 		}
@@ -113,8 +115,20 @@ func TestRetryAfterIsRespected(t *testing.T) {
 	tab.Allow("503")
 	tab.Run(`mub.track("a"); await mub.flush(); mub.track("b"); await mub.flush()`)
 	browsertest.Until(t, "it is sent again", func() bool { return len(s.sent()) > 1 })
-	if waited := time.Since(refused); waited < 2*time.Second {
+	s.mu.Lock()
+	waited := time.Since(refused)
+	s.mu.Unlock()
+	if waited < 2*time.Second {
 		t.Errorf("it was sent again after %v", waited)
 	}
 	check(t, "events in the second request", len(s.sent()[1].batch.Batch), 2)
+}
+
+// A beacon without a network is taken and lost.
+func TestAPageThatIsLeftWithoutANetworkKeepsItsEvents(t *testing.T) {
+	s := newSite(t, `data-auto="off"`)
+	s.before = `if (location.pathname == "/") Object.defineProperty(navigator, "onLine", {value: false})`
+	tab := s.open("/")
+	tab.Run(`mub.track("a"); dispatchEvent(new Event("pagehide"))`)
+	check(t, "kept", browsertest.Eval[bool](tab, `Object.keys(localStorage).some(k => k.startsWith("mub_q"))`), true)
 }

@@ -1,1 +1,1 @@
-(()=>{var s=window.mub;addEventListener("submit",n=>{let t=n.target;if(t.closest("[data-mub-event]"))return;let e=m=>t.getAttribute(m)||void 0;s.track("Form Submitted",{id:e("id"),name:e("name"),fields:t.elements.length})},!0);})();
+(()=>{var r=window.mub;addEventListener("submit",n=>{let t=n.target;if(Element.prototype.closest.call(t,"[data-mub-event]"))return;let e=m=>Element.prototype.getAttribute.call(t,m)||void 0;r.track("Form Submitted",{id:e("id"),name:e("name"),fields:t.elements.length})},!0);})();

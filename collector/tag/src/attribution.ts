@@ -19,19 +19,18 @@ export const landed = () => {
   const told = object("a"); // {first, last: touches, ids: {gclid: [value, time]}}
   const ids = (told.ids = told.ids || {});
   const now = Date.now();
-  let touched = false;
-  campaign = undefined;
+  let touched: any = (campaign = undefined);
   query.forEach((value, name) => {
     if (name.startsWith("utm_")) (campaign = campaign || {})[name == "utm_campaign" ? "name" : name.slice(4)] = value;
     if (clicks.test(name)) {
       ids[name] = [value, now];
-      touched = true;
+      touched = name;
     }
   });
   for (const name in ids) if (now - ids[name][1] > 7776e6) delete ids[name]; // 90 days
   const host = from();
   if (campaign || touched || (host && host != location.hostname)) {
-    told.last = { campaign, referrer: host, url: current, at: new Date(now) };
+    told.last = { campaign, referrer: host, url: current, at: new Date() };
     told.first = told.first || told.last;
   }
   set("a", JSON.stringify(told));
@@ -50,7 +49,7 @@ export const attribution = () => {
   return { campaign, clickIds, clickIdsAt, attribution: { first, last } };
 };
 
-const listed = (name = "") => domains.some((d) => name == d || name.endsWith("." + d));
+const listed = (name = "") => domains.some((d) => ("." + name).endsWith("." + d));
 
 // link returns a URL that takes the visitor along to another of our sites.
 export const link = (to: string) => {
@@ -68,7 +67,7 @@ export const arrived = () => {
   const [id, at] = (u.searchParams.get("_mub") || "").split(".");
   if (!id) return;
   u.searchParams.delete("_mub");
-  history.replaceState(history.state, "", u.href);
+  history.replaceState(history.state, "", u);
   if (Math.abs(Date.now() - parseInt(at, 36)) < 12e4 && /^\w{16,64}$/.test(id) && listed(from())) {
     adopt(id);
     set("t", "-");

@@ -23,4 +23,4 @@ export const consent = (kind: string, given: Signals) => {
 keep(allowed());
 
 export const out = () => get("o");
-export const optOut = (on?: boolean) => (on === false ? remove("o") : set("o", "1"));
+export const optOut = (on?: boolean) => (on === false ? remove("o") : set("o", "-"));

@@ -6,8 +6,8 @@ addEventListener(
   "submit",
   (e) => {
     const form = e.target as HTMLFormElement;
-    if (form.closest("[data-mub-event]")) return; // it has an event of its own
-    const text = (name: string) => form.getAttribute(name) || undefined;
+    if (Element.prototype.closest.call(form, "[data-mub-event]")) return; // it has an event of its own
+    const text = (name: string) => Element.prototype.getAttribute.call(form, name) || undefined;
     mub.track("Form Submitted", { id: text("id"), name: text("name"), fields: form.elements.length });
   },
   true,

@@ -20,7 +20,8 @@ const read = (data: any) => {
     }
   }
   const v = denied ? "denied" : "granted";
-  found && mub.consent("update", { ad_user_data: v, ad_personalization: v });
+  // Not to opt out is no decision against Global Privacy Control.
+  found && mub.consent(denied ? "update" : "default", { ad_user_data: v, ad_personalization: v });
 };
 
 gpp &&

@@ -13,7 +13,7 @@ import { number, resume, suspend } from "./stream";
 type Args = any[] & { r?: (value: any) => void };
 const w = window as any;
 let properties: any = {};
-let started = false;
+let started: any;
 let told = ""; // the address of the last page that was told
 
 // follow notices that the page shows something else.
@@ -139,7 +139,7 @@ const acted = ({ type, target }: any) => {
 };
 
 const start = () => {
-  started = true;
+  started = 1;
   resume();
   const early = /^(con|opt|set)/;
   backlog.forEach((c) => early.test(c[0]) && run(c)); // before anything is written or made

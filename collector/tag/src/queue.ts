@@ -47,7 +47,7 @@ const take = (): [string[], string] => {
 const send = async () => {
   for (;;) {
     const [chosen, body] = take();
-    if (!chosen.length) return (running = 0); // at once: what comes next is not waited for
+    if (!chosen[0]) return (running = 0); // at once: what comes next is not waited for
     let pause = 0;
     try {
       const cookie = served();
@@ -70,7 +70,7 @@ const send = async () => {
       }
       pause = +r.headers.get("Retry-After")! * 1e3 || 0;
     } catch (_) {}
-    notBefore = Date.now() + Math.max(pause, Math.min(3e5, 1e3 * 2 ** tries++) * (0.5 + Math.random() / 2));
+    notBefore = Date.now() + Math.max(pause, Math.min(3e5, 1e3 * 2 ** tries++) * (1 + Math.random()) / 2);
     running = 0;
     return plan(0);
   }
@@ -92,11 +92,11 @@ export const retry = () => {
 };
 
 // leave hands what waits to the browser, which sends it also when the page is gone, but does not tell whether that went
-// well. After a failure it is kept, too: the next page sends it again, and the server knows the copies.
+// well. Without a network it says yes and may lose it. After a failure it is kept, too: the next page sends it again, and the server knows the copies.
 export const leave = () => {
   for (;;) {
     const [chosen, body] = take();
-    if (!chosen.length || !navigator.sendBeacon(url, body) || tries) return;
+    if (!(chosen[0] && navigator.onLine && navigator.sendBeacon(url, body)) || tries) return;
     chosen.forEach(remove);
   }
 };

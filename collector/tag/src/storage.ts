@@ -5,13 +5,13 @@ import { cookies } from "./settings";
 
 const prefix = "mub_";
 const memory: Record<string, string> = {};
-let kept = true; // the browser may be written to
+let kept = true; // the browser may be written to; it always may hold "o", or an opt-out would be forgotten
 
-export const get = (key: string): string => memory[(key = prefix + key)] || (kept && attempt(() => localStorage[key])) || "";
+export const get = (key: string): string => memory[(key = prefix + key)] || ((kept || key == "mub_o") && attempt(() => localStorage[key])) || "";
 
 export const set = (key: string, value: string) => {
   memory[(key = prefix + key)] = value;
-  kept &&
+  (kept || key == "mub_o") &&
     attempt(() => {
       localStorage[key] = value;
       delete memory[key];
@@ -55,7 +55,7 @@ const domain = () => {
 const write = (name: string, value: string, age: number, on: string) =>
   attempt(
     () =>
-      (document.cookie = name + "=" + value + ";path=/;samesite=lax;max-age=" + age + (on && ";domain=" + on) + (location.protocol == "https:" ? ";secure" : "")),
+      (document.cookie = name + "=" + value + ";path=/;samesite=lax;max-age=" + age + (on && ";domain=" + on) + (location.protocol[4] == "s" ? ";secure" : "")),
   );
 
 export const setCookie = (name: string, value: string) => {
@@ -66,9 +66,9 @@ export const setCookie = (name: string, value: string) => {
 export const served = () => (kept && cookies ? "&cookie=" + get("id") + "&domain=" + cookies : "");
 
 // keep allows or forbids to write to the browser. What was written is taken back into memory or forgotten, but for what
-// waits to be sent, which was allowed when it happened.
+// waits to be sent, which was allowed when it happened, and for an opt-out.
 export const keep = (allowed: boolean) => {
-  if (kept == allowed) return;
+  if (allowed == kept) return;
   const all = keys("");
   const values = all.map(get);
   if (kept) {
@@ -77,5 +77,5 @@ export const keep = (allowed: boolean) => {
     attempt(() => delete sessionStorage.mub_n);
   }
   kept = allowed;
-  all.forEach((k, i) => (allowed || k.startsWith("q")) && set(k, values[i]));
+  all.forEach((k, i) => (allowed || /^[qo]/.test(k)) && set(k, values[i]));
 };

@@ -10,7 +10,8 @@ tcf &&
     const purposes = (data.purpose && data.purpose.consents) || {};
     // Purpose 1 is storage, 3 and 4 are profiles for ads and ads by profile, 8 is measuring content.
     const given = (...all: number[]) => (data.gdprApplies === false || all.every((p) => purposes[p]) ? "granted" : "denied");
-    mub.consent("update", {
+    // Where nobody has to be asked nobody has decided: Global Privacy Control still holds.
+    mub.consent(data.gdprApplies === false ? "default" : "update", {
       ad_storage: given(1),
       ad_user_data: given(1, 7),
       ad_personalization: given(3, 4),
