@@ -311,7 +311,7 @@ func TestTheHealthOfASource(t *testing.T) {
 	var h answer
 	s.wait(func() bool {
 		h = w.as(w.acme, "GET", "/api/v1/sources/acme-shop/health", "").want(200)
-		return h.sum("hours", "rejected") == 2 && h.sum("days", "events", "applied") == 4
+		return h.sum("hours", "rejected") == 2 && h.sum("minutes", "rejected") == 2 && h.sum("days", "events", "applied") == 4
 	}, func() string { return h.Body })
 	if got := fmt.Sprint(h.sum("hours", "accepted"), h.sum("hours", "bots"), h.sum("minutes", "rejected"), h.sum("days", "events", "duplicate")); got != "6 2 2 2" {
 		t.Errorf("accepted, bots, rejected, duplicate are %s, want 6 2 2 2: %s", got, h.Body)
